@@ -33,7 +33,7 @@ from emray.records import (
     verdict_key,
 )
 from emray.spec import Sweep, grid
-from emray.store import Kind, Store
+from emray.store import AdapterRecord, Kind, Store
 
 FINGERPRINT = "synthetic"
 JUDGE = "synthetic-judge"
@@ -116,7 +116,7 @@ def write_run(store: Store, truth: Truth) -> tuple[Cell, ...]:
             store.put_failed_adapter(cell.key, details={"error": "loss is NaN at step 3", "attempts": 3})
             continue
         if cell.arm != Arm.BASE:
-            store._put_adapter_record(cell.key, "trained", {"wall_s": 4.0, "num_steps": 120})
+            store._adapters.put_record(AdapterRecord(cell.key, "trained", {"wall_s": 4.0, "num_steps": 120}))
         answers = _draw_answers(truth, cell, prompts, question_logits)
         store.write_rows(Kind.GENERATIONS, answers.generations)
         store.write_rows(Kind.VERDICTS, answers.verdicts)

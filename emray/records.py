@@ -1,6 +1,6 @@
 """The nouns of a sweep as plain values: cells, prompts, generations, verdicts, and the keys that name them.
 
-Not for reading or writing them (store.py). The invariant: a key is a content hash of what *defines* a result and
+Not for reading or writing them (store/). The invariant: a key is a content hash of what *defines* a result and
 of nothing about how it was computed, so equal keys mean interchangeable results. Unstable values raise.
 
     adapter key     model fingerprint, digest of the training rows, hyper-parameters, seed

@@ -10,7 +10,7 @@
     cost.py       hours, memory, the strategy that fits     placement.py    what a trial takes of the cluster
     curves.py     loss curves for people
 
-Not for what is missing (plan.py) or where adapters lie (store.py). Importing this package imports no torch, no Ray.
+Not for what is missing (plan.py) or where adapters lie (store/). Importing this package imports no torch, no Ray.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,140 @@
+"""The run folder: where stages meet, and the only place that reads or writes it.
+
+    plan.json                   what was asked for
+    adapters/<key>/             PEFT files, then record.json (its presence means: done, or failed for good)
+    generations/*.parquet       parts; a part is complete or absent
+    verdicts/*.parquet
+    journal/                    judge replies as they arrive (endpoint/ owns their form)
+    log/*.json                  one line of wall time per stage that did something
+    summary/, report/           derived; their record.json names the inputs they were derived from
+
+The root is a local folder or `s3://bucket/prefix` (files.py). Not for deciding what is missing: it only says what is
+there. The invariant: every file but the journal's appears under its name complete or not at all, records are written
+last.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from emray.store import documents
+from emray.store.adapters import AdapterRecord, Adapters
+from emray.store.files import Files
+from emray.store.tables import Kind, Tables
+
+__all__ = ["AdapterRecord", "Kind", "Store"]
+
+
+class Store:
+    """A run folder. Cheap to make and to pickle; workers get one each."""
+
+    def __init__(self, root: str) -> None:
+        self._files = Files(root)
+        self._adapters, self._tables = Adapters(self._files), Tables(self._files)
+        self.root = self._files.root
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Store, (self.root,))
+
+    def __repr__(self) -> str:
+        return f"Store({self.root!r})"
+
+    # Files: see files.py -------------------------------------------------------------------------------------
+
+    def exists(self, name: str) -> bool:
+        return self._files.exists(name)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Raises FileNotFoundError."""
+        return self._files.read_bytes(name)
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Atomic: readers see the old file or the new one."""
+        self._files.write_bytes(name, content)
+
+    def open_append(self, name: str) -> BinaryIO | None:
+        """A file that grows by what is written to it; None where files only come whole (object stores)."""
+        return self._files.open_append(name)
+
+    def read_json(self, name: str) -> Any:
+        """Raises FileNotFoundError, or StoreError when the file is not JSON."""
+        return documents.read_json(self._files, name)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Sorted keys, two spaces, NaN refused: equal values give equal bytes."""
+        documents.write_json(self._files, name, value)
+
+    def names(self, folder: str, *, suffix: str = "") -> list[str]:
+        """Sorted names of the finished files in a folder (not in those below it), as `folder/name`."""
+        return self._files.names(folder, suffix=suffix)
+
+    def folders(self, folder: str) -> list[str]:
+        """Sorted names of the folders in a folder, without their parent."""
+        return self._files.folders(folder)
+
+    def delete(self, name: str) -> None:
+        """Remove a file or a folder that may not be there."""
+        self._files.delete(name)
+
+    # Adapters: see adapters.py -------------------------------------------------------------------------------
+
+    def put_adapter(self, key: str, *, files: Path, details: Mapping[str, Any]) -> None:
+        """Publish a trained adapter: its files, then the record."""
+        self._adapters.put(key, files=files, details=details)
+
+    def put_failed_adapter(self, key: str, *, details: Mapping[str, Any]) -> None:
+        """Record that a cell's training failed for good; `details["error"]` says how."""
+        self._adapters.put_record(AdapterRecord(key, "failed", dict(details)))
+
+    def adapter_record(self, key: str) -> AdapterRecord | None:
+        return self._adapters.record(key)
+
+    def adapter_records(self) -> dict[str, AdapterRecord]:
+        """Records of all finished cells, trained and failed, by adapter key."""
+        return self._adapters.records()
+
+    def adapter_folder(self, key: str) -> Path:
+        """A local folder that holds the adapter's files (fetched once a machine when the store is remote)."""
+        return self._adapters.folder(key)
+
+    # Tables: see tables.py -----------------------------------------------------------------------------------
+
+    def write_rows(self, kind: Kind, rows: Sequence[Mapping[str, Any]] | pa.Table) -> str | None:
+        """Add one part; returns its name, or None for no rows. A repeat overwrites itself."""
+        return self._tables.write_rows(kind, rows)
+
+    def read_rows(self, kind: Kind, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of a table, one per identity (a repeat after a crash counts once), in a stable order."""
+        return self._tables.read_rows(kind, columns=columns)
+
+    def iter_parts(self, kind: Kind, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The parts one by one in name order; an identity may come twice after a crash (see read_rows)."""
+        return self._tables.iter_parts(kind, columns=columns)
+
+    def part_names(self, kind: Kind) -> list[str]:
+        return self._tables.part_names(kind)
+
+    def part_sizes(self, kind: Kind) -> dict[str, int]:
+        """Bytes of every part by name: with the names, a cheap stand-in for the content."""
+        return self._tables.part_sizes(kind)
+
+    def keys(self, kind: Kind, *, column: str = "key") -> set[str]:
+        """Distinct values of a key column."""
+        return self._tables.keys(kind, column=column)
+
+    def delete_rows(self, kind: Kind, keys: Iterable[str]) -> None:
+        """Drop rows by key, rewriting the parts that hold them (for `retry_failed`)."""
+        self._tables.delete_rows(kind, keys)
+
+    # Stage log -----------------------------------------------------------------------------------------------
+
+    def log_stage(self, stage: str, *, started_s: float, wall_s: float, details: Mapping[str, Any]) -> None:
+        """Keep how long one stage took in one run of the command (seconds; `started_s` is Unix time)."""
+        name = f"log/{int(started_s * 1000):015d}-{stage}.json"
+        self.write_json(name, {"stage": stage, "wall_s": round(wall_s, 3), "details": dict(details)})
+
+    def stage_log(self) -> list[dict[str, Any]]:
+        """Every logged stage in the order of its start."""
+        return [self.read_json(name) for name in self.names("log", suffix=".json")]
