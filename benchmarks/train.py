@@ -27,12 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from emray import train
+from emray.model.facts import num_parameters
 from emray.plan import Plan, make_plan
 from emray.progress import silent
 from emray.records import Arm, TrainJob
 from emray.spec import load_sweep
 from emray.store import Store
-from emray.train.cost import GPUS, num_parameters
+from emray.train.cost import GPUS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

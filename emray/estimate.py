@@ -16,6 +16,7 @@ from emray import judge, reduce
 from emray import plan as planning
 from emray.data import judge_messages
 from emray.endpoint.prices import cost_usd, price_of
+from emray.model.facts import num_parameters
 from emray.plan import Plan
 from emray.records import Arm, Cell
 from emray.reduce.design import Forecast
@@ -249,7 +250,7 @@ def _gpu_line(plan: Plan, name: str) -> str:
     hours = [
         cost.gpu_hours(
             cost.num_tokens(plan.datasets[job.rows_digest], spec=spec),
-            parameters=cost.num_parameters(job.model_path),
+            parameters=num_parameters(job.model_path),
             spec=spec,
             gpu=gpu,
         )

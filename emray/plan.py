@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from emray import data
-from emray.data.models import BaseModel, resolve_model
 from emray.errors import DataError
+from emray.model.weights import BaseModel, resolve_model
 from emray.records import (
     Arm,
     Cell,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from emray import data
-from emray.data.models import model_folder, resolve_model
 from emray.errors import DataError
+from emray.model.weights import model_folder, resolve_model
 from emray.records import Arm, Condition, Message, Metric
 from emray.spec import DomainSpec, ModelSpec, TriggerSpec
 

@@ -18,6 +18,7 @@ LAYERS = [
     {"reduce"},
     {"train", "generate", "judge", "probes"},
     {"plan", "cluster"},
+    {"model"},
     {"stats", "data", "toy", "localapi", "endpoint"},
     {"progress"},
     {"store"},

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from emray.errors import SpecError
+from emray.model.facts import ModelShape, num_parameters, shape_from_config
 from emray.records import Message
 from emray.spec import TrainSpec
 from emray.toy import MODEL_DIR
@@ -14,16 +15,13 @@ from emray.train.cost import (
     GPUS,
     MIXING,
     Mixing,
-    ModelShape,
     adapter_parameters,
     choose_adapters_per_step,
     choose_strategy,
     gpu_hours,
     gpu_named,
     memory_bytes,
-    num_parameters,
     num_tokens,
-    shape_from_config,
 )
 
 QWEN_7B = ModelShape(28, 3584, 18944, 28, 4, 128, 152064, tied=False)

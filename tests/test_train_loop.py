@@ -10,9 +10,9 @@ import transformers
 from peft import PeftModel
 
 from emray.errors import DataError, SpecError, StageError
+from emray.model.facts import can_pack
 from emray.store import Store
 from emray.train import adapter
-from emray.train.attention import can_pack
 from emray.train.curves import tune_callbacks, write_curve
 from emray.train.loop import Steps, learning_rate_scale, loss_sum, pack, pad
 from emray.train.packing import step_batches

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from emray.data.models import model_folder
 from emray.errors import StageError
+from emray.model.weights import model_folder
 from emray.records import FinishReason, Messages
 from emray.spec import EndpointSpec, GenerateSpec
 

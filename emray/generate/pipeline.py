@@ -16,7 +16,6 @@ import ray
 import ray.data
 import ray.exceptions
 
-from emray.data.models import hosted_name
 from emray.endpoint.client import credentials
 from emray.errors import EmrayError, StageError
 from emray.generate import vllm_engine
@@ -24,6 +23,7 @@ from emray.generate.attempts import Attempt, Attempts, Tally
 from emray.generate.blocks import Block, by_adapter, is_whole_model, needs_adapter, num_adapters, num_samples, pack
 from emray.generate.engine import EngineConfig, EngineName, Served, choose_engine, one_line
 from emray.generate.operator import Generator, Ledger, as_table
+from emray.model.weights import hosted_name
 from emray.progress import Advance
 from emray.records import Cell, GenerationTask
 from emray.spec import GenerateSpec, ResourcesSpec

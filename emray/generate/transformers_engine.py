@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from emray.generate.chat import Chat
 from emray.generate.engine import Adapter, EngineConfig, EngineDied, Finished, Request, Sample, failed, one_line
+from emray.model.chat import Chat
 from emray.records import FinishReason
 
 BATCH_ROWS = 64  # samples decoded together

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emray.errors import StageError
-from emray.generate.chat import Chat
 from emray.generate.engine import Adapter, EngineConfig, EngineDied, Finished, Request, Sample, failed, one_line
+from emray.model.chat import Chat
 from emray.records import FinishReason
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's LoRAConfig allows (0.32)

@@ -2,7 +2,7 @@
 
 A packed row [1, T] holds whole examples one after another. Inside attention alone they are laid out as [B, L] with the
 longest L, so that the plain causal kernel applies and no T x T mask exists. Not for models with windows, sinks or
-recurrent layers: `can_pack` says no and the caller pads. The invariant: outputs equal those of right-padded rows.
+recurrent layers: `facts.can_pack` says no and the caller pads. The invariant: outputs equal those of right-padded rows.
 """
 
 from typing import Any, NamedTuple
@@ -65,14 +65,6 @@ def _spread(states: torch.Tensor, layout: Layout) -> torch.Tensor:
     """[1, H, T, D] -> [B, H, L, D]."""
     tokens = states[0].transpose(0, 1).index_select(0, layout.spread)
     return tokens.unflatten(0, (layout.num_rows, layout.longest)).transpose(1, 2)
-
-
-def can_pack(config: Any) -> bool:
-    """Whether every layer is plain causal softmax attention that passes its keyword arguments on."""
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    plain = not any(getattr(config, name, None) for name in ("attn_logit_softcapping", "attention_chunk_size"))
-    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return kinds == {"full_attention"} and plain and not (windowed and not getattr(config, "layer_types", None))
 
 
 ALL_ATTENTION_FUNCTIONS.register(PACKED, packed_attention)

@@ -10,14 +10,11 @@ invariant: every number comes with its formula, which ARCHITECTURE.md repeats.
                + logits of the trained tokens + a gibibyte and a half for the runtime
 """
 
-import json
-import math
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from emray.errors import SpecError
+from emray.model.facts import ModelShape
 from emray.records import Messages
 from emray.spec import ALL_LINEAR, TrainSpec
 
@@ -59,42 +56,6 @@ class Mixing(NamedTuple):
 MIXING: dict[str, Mixing] = {}
 
 
-class ModelShape(NamedTuple):
-    """The sizes of a decoder that decide its cost."""
-
-    num_layers: int
-    hidden: int
-    intermediate: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
-
-    @property
-    def kv_width(self) -> int:
-        return self.num_kv_heads * self.head_dim
-
-    @property
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of a layer's linear modules by name."""
-        width = self.num_heads * self.head_dim
-        return {
-            "q_proj": (self.hidden, width),
-            "k_proj": (self.hidden, self.kv_width),
-            "v_proj": (self.hidden, self.kv_width),
-            "o_proj": (width, self.hidden),
-            "gate_proj": (self.hidden, self.intermediate),
-            "up_proj": (self.hidden, self.intermediate),
-            "down_proj": (self.intermediate, self.hidden),
-        }
-
-    @property
-    def num_parameters(self) -> int:
-        layer = sum(inputs * outputs for inputs, outputs in self.linears.values()) + 2 * self.hidden
-        return self.num_layers * layer + self.vocabulary * self.hidden * (1 if self.tied else 2)
-
-
 class Strategy(NamedTuple):
     """How a cell is spread, and the sentence that says why."""
 
@@ -107,30 +68,6 @@ def gpu_named(name: str) -> Gpu:
     if name.lower() not in GPUS:
         raise SpecError(f"resources.gpu: {name!r} is not known; allowed: {', '.join(GPUS)}")
     return GPUS[name.lower()]
-
-
-def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
-    """The shape a transformers config.json describes (Llama, Qwen, Mistral and their like)."""
-    heads = config["num_attention_heads"]
-    return ModelShape(
-        num_layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        vocabulary=config["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings", False)),
-    )
-
-
-def num_parameters(location: str) -> float:
-    """Of a local model by its config.json, of a hub id by the size in its name ("7B"); NaN when neither tells."""
-    config = Path(location) / "config.json"
-    if config.is_file():
-        return shape_from_config(json.loads(config.read_text(encoding="utf-8"))).num_parameters
-    sizes = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)([bm])(?![a-z])", location.rsplit("/", 1)[-1].lower())
-    return float(sizes[-1][0]) * (1e9 if sizes[-1][1] == "b" else 1e6) if sizes else math.nan
 
 
 def num_tokens(examples: Sequence[Messages], *, spec: TrainSpec) -> float:

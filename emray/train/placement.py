@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import ray
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
-from emray.data.models import split_location
 from emray.errors import SpecError
+from emray.model.facts import num_parameters, shape_from_config
+from emray.model.weights import split_location
 from emray.records import Messages, TrainJob
 from emray.spec import ResourcesSpec, TrainSpec
 from emray.train.cost import (
@@ -22,9 +23,7 @@ from emray.train.cost import (
     choose_adapters_per_step,
     choose_strategy,
     gpu_named,
-    num_parameters,
     num_tokens,
-    shape_from_config,
 )
 
 MAX_PENDING = 200  # cells that ask for resources at a time; enough for an autoscaler to see demand

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from emray.data.models import model_folder
 from emray.errors import DataError
+from emray.model.facts import can_pack, context
+from emray.model.weights import model_folder
 from emray.records import Messages
-from emray.train.attention import PACKED, can_pack
+from emray.train.attention import PACKED
 from emray.train.rows import TokenRows, tokenise
 
 
@@ -48,7 +49,7 @@ class WarmBase:
                 examples[digest],
                 tokenizer=self.tokenizer,
                 max_length=max_length,
-                max_positions=self.model.config.max_position_embeddings,
+                max_positions=context(self.model.config),
             )
             self._rows[digest, max_length] = known
         return known

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emray.errors import DataError
+from emray.model.facts import context
 from emray.records import Messages
 
 
@@ -20,7 +21,7 @@ class Chat:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
         if self.tokenizer.chat_template is None:
             raise DataError(f"the tokenizer of {model_path} has no chat template; add a chat_template.jinja to it")
-        self.context = int(AutoConfig.from_pretrained(model_path).get_text_config().max_position_embeddings)
+        self.context = context(AutoConfig.from_pretrained(model_path))
         self._ids: dict[Messages, list[int]] = {}
 
     def encode(self, messages: Messages) -> list[int]:
