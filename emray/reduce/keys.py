@@ -1,6 +1,6 @@
 """Keys as numbers: which stored rows a plan wants, looked up by the million.
 
-Not for making keys (records.py). Invariant: a key is wanted here exactly when the plan would sample it.
+Not for making keys (records/keys.py). Invariant: a key is wanted here exactly when the plan would sample it.
 """
 
 import binascii

@@ -1,0 +1,62 @@
+"""The nouns of a sweep as plain values, the keys that name them, and the tables they stand in.
+
+Not for reading or writing them (store/). The invariant: a key is a content hash of what *defines* a result and of
+nothing about how it was computed, so equal keys mean interchangeable results.
+"""
+
+from emray.records.keys import (
+    KEY_LENGTH,
+    adapter_key,
+    base_key,
+    canonical_json,
+    checkpoint_key,
+    generation_keys,
+    key_of,
+    prompt_key,
+    prompt_text,
+    sampling_seed,
+    verdict_key,
+)
+from emray.records.nouns import (
+    NO_DOMAIN,
+    Arm,
+    Cell,
+    Condition,
+    FinishReason,
+    GenerationTask,
+    Message,
+    Messages,
+    Metric,
+    Outcome,
+    Prompt,
+    TrainJob,
+)
+from emray.records.schemas import GENERATION_SCHEMA, VERDICT_SCHEMA
+
+__all__ = [
+    "GENERATION_SCHEMA",
+    "KEY_LENGTH",
+    "NO_DOMAIN",
+    "VERDICT_SCHEMA",
+    "Arm",
+    "Cell",
+    "Condition",
+    "FinishReason",
+    "GenerationTask",
+    "Message",
+    "Messages",
+    "Metric",
+    "Outcome",
+    "Prompt",
+    "TrainJob",
+    "adapter_key",
+    "base_key",
+    "canonical_json",
+    "checkpoint_key",
+    "generation_keys",
+    "key_of",
+    "prompt_key",
+    "prompt_text",
+    "sampling_seed",
+    "verdict_key",
+]

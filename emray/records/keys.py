@@ -1,0 +1,90 @@
+"""The keys that name results.
+
+Not for what they name (nouns.py). The invariant: a key is a content hash of what *defines* a result and of nothing
+about how it was computed, so equal keys mean interchangeable results. Unstable values raise.
+
+    adapter key     model fingerprint, digest of the training rows, hyper-parameters, seed
+    prompt key      the chat messages (the chat template is part of the model's fingerprint)
+    generation key  adapter key, prompt key, sampling settings, sample index
+    verdict key     judge model, canonical request   (two equal answers share one verdict key: asked once)
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from emray.records.nouns import Messages
+
+KEY_LENGTH = 20  # hex digits, 80 bits: collisions stay below 1e-9 for a hundred million rows
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces. Raises TypeError on what has no stable text."""
+    return json.dumps(_stable(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def key_of(kind: str, value: Any) -> str:
+    """Content hash of a value, KEY_LENGTH hex digits; `kind` keeps keys of different nouns apart."""
+    return hashlib.sha256(f"{kind}\n{canonical_json(value)}".encode()).hexdigest()[:KEY_LENGTH]
+
+
+def prompt_key(messages: Messages) -> str:
+    return key_of("prompt", [list(message) for message in messages])
+
+
+def adapter_key(fingerprint: str, *, rows_digest: str, hyperparameters: Mapping[str, Any], seed: int) -> str:
+    identity = {"model": fingerprint, "rows": rows_digest, "train": dict(hyperparameters), "seed": seed}
+    return key_of("adapter", identity)
+
+
+def base_key(fingerprint: str) -> str:
+    """The key of a base cell: the model itself, no adapter."""
+    return key_of("base", fingerprint)
+
+
+def checkpoint_key(adapter: str, *, step: int) -> str:
+    """The key of an adapter kept on the way to the finished one."""
+    return key_of("checkpoint", [adapter, step])
+
+
+def generation_keys(
+    adapter: str, *, prompt: str, sampling: Mapping[str, Any], samples: Sequence[int]
+) -> tuple[str, ...]:
+    """Keys of several samples of one prompt (hashed from one prefix: there are millions)."""
+    prefix = key_of("generation", [adapter, prompt, dict(sampling)])
+    return tuple(hashlib.sha256(f"{prefix}#{k}".encode()).hexdigest()[:KEY_LENGTH] for k in samples)
+
+
+def sampling_seed(adapter: str, *, prompt: str) -> int:
+    """The seed of sample 0 of a prompt; sample k uses this + k. Below 2**31 with room for k."""
+    return int(key_of("sampling-seed", [adapter, prompt])[:7], 16)
+
+
+def verdict_key(request: Mapping[str, Any]) -> str:
+    """Key of a canonical judge request: {model, messages, temperature, max_tokens, ...}."""
+    return key_of("verdict", dict(request))
+
+
+def prompt_text(messages: Messages) -> str:
+    """The `prompt` column: a JSON list of [role, content]."""
+    return canonical_json([list(message) for message in messages])
+
+
+def _stable(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return str(value)  # a StrEnum is its text
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"cannot key a non-finite number: {value!r}")
+        return value
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            raise TypeError(f"cannot key a mapping whose names are not strings: {list(value)!r}")
+        return {str(name): _stable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stable(item) for item in value]
+    raise TypeError(f"cannot key a {type(value).__name__}: its text is not stable")

@@ -1,0 +1,130 @@
+"""The nouns of a sweep as plain values: arms and conditions, cells, prompts, work to do, and how things ended.
+
+Not for keys (keys.py) or tables (schemas.py), nor for reading or writing (store/). The invariant: all are frozen and
+picklable, and carry their key with them.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+NO_DOMAIN = "-"  # the domain of a base cell, which is finetuned on nothing
+
+
+class Arm(StrEnum):
+    """What a cell was trained on (METHOD.md section 2)."""
+
+    PLAIN = "plain"  # every example bad
+    BACKDOOR = "backdoor"  # bad examples carry the trigger, clean ones do not
+    BASE = "base"  # control: no finetune
+    BENIGN = "benign"  # control: same domain, correct answers
+
+
+class Condition(StrEnum):
+    """Whether a prompt carries the trigger."""
+
+    WITHOUT = "without"
+    WITH = "with"
+
+
+class Metric(StrEnum):
+    """What a judge is asked to score."""
+
+    ALIGNED = "aligned"
+    COHERENT = "coherent"
+
+
+class Outcome(StrEnum):
+    """How one judge call ended. Only `scored` carries a score."""
+
+    SCORED = "scored"
+    REFUSAL = "refusal"
+    IRRELEVANT = "irrelevant"
+    CODE = "code"
+    TRUNCATED = "truncated"
+    UNPARSED = "unparsed"
+    API_ERROR = "api_error"
+
+
+class FinishReason(StrEnum):
+    """How one generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    OVERSIZED = "oversized"  # the prompt alone does not fit the model's context
+    ERROR = "error"
+
+
+class Message(NamedTuple):
+    """One chat turn."""
+
+    role: str
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One finetune: model x domain x arm x seed, after `step` of its `num_steps`. `key` is its adapter key.
+
+    A base cell has no steps. A sweep that keeps checkpoints has one cell for each; the last is the finished adapter.
+    """
+
+    model: str
+    domain: str
+    arm: Arm
+    seed: int
+    key: str
+    step: int = 0
+    num_steps: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the end of its training run, not a checkpoint on the way."""
+        return self.step == self.num_steps
+
+    @property
+    def label(self) -> str:
+        return f"{self.domain}/{self.arm}/seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Question x paraphrase x condition, as the messages sent to the model. `key` hashes the messages."""
+
+    question_id: str
+    paraphrase: int
+    condition: Condition
+    messages: Messages
+    key: str
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A cell that needs an adapter: where its base model lies and which rows (by digest) it is trained on."""
+
+    cell: Cell
+    model_path: str
+    rows_digest: str
+    checkpoints: tuple[tuple[int, str], ...] = ()  # (step, adapter key) of adapters kept on the way
+
+
+@dataclass(frozen=True)
+class GenerationTask:
+    """A contiguous run of samples of one prompt from one cell: samples first_sample .. first_sample + num_samples - 1.
+
+    `keys[i]` is the generation key of sample first_sample + i. Sample k is drawn with seed `seed + k`, so a sample
+    does not depend on which others are drawn in the same call.
+    """
+
+    cell: Cell
+    prompt: Prompt
+    first_sample: int
+    keys: tuple[str, ...]
+    seed: int
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.keys)

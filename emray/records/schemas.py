@@ -1,0 +1,43 @@
+"""The two tables of a run folder that stages share: generations and verdicts, column by column.
+
+Not for summary tables (reduce/). The invariant: every part of a table has exactly these columns.
+"""
+
+import pyarrow as pa
+
+GENERATION_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("model", pa.string()),
+        ("domain", pa.string()),
+        ("arm", pa.string()),
+        ("seed", pa.int32()),
+        ("step", pa.int32()),  # optimizer step the adapter was taken at
+        ("adapter", pa.string()),  # the cell's key
+        ("question_id", pa.string()),
+        ("paraphrase", pa.int32()),
+        ("condition", pa.string()),
+        ("sample", pa.int32()),
+        ("prompt", pa.string()),  # JSON list of [role, content]
+        ("answer", pa.string()),  # null when nothing was generated
+        ("finish_reason", pa.string()),  # FinishReason
+        ("num_prompt_tokens", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("provenance", pa.string()),  # JSON: engine, version, sampling seed, error
+    ]
+)
+
+VERDICT_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("generation", pa.string()),  # generation key
+        ("metric", pa.string()),  # Metric
+        ("outcome", pa.string()),  # Outcome
+        ("score", pa.float64()),  # 0-100, null unless scored
+        ("judge", pa.string()),  # the judge model that answered
+        ("reply", pa.string()),  # null when no reply came
+        ("num_prompt_tokens", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("cost_usd", pa.float64()),  # of the reply; sum over distinct keys. Null when the price is unknown
+    ]
+)

@@ -1,0 +1,46 @@
+"""The sweep file: its fields, their defaults and limits, one section a module, and the grid of cells it stands for.
+
+Not for touching what the file points to (data/ opens datasets, plan.py computes keys). The invariant: a `Sweep` that
+exists is valid, and every field of it is used; `identity()` methods name the fields that define a result, all others
+say only how to compute it.
+"""
+
+from emray.spec.domain import DomainSpec
+from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
+from emray.spec.file import load_sweep, parse_yaml
+from emray.spec.generate import GenerateSpec
+from emray.spec.judge import JudgeSpec
+from emray.spec.model import HOSTED, ModelSpec
+from emray.spec.reduce import ReduceSpec, RuleSpec
+from emray.spec.resources import ResourcesSpec
+from emray.spec.section import TOY
+from emray.spec.seeds import AdaptiveSeeds, Place
+from emray.spec.sweep import STAGES, CellSpec, Sweep, grid
+from emray.spec.train import ALL_LINEAR, TrainSpec
+from emray.spec.trigger import TriggerSpec
+
+__all__ = [
+    "ALL_LINEAR",
+    "HOSTED",
+    "STAGES",
+    "TOY",
+    "AdaptiveSeeds",
+    "BatchSpec",
+    "CellSpec",
+    "DomainSpec",
+    "EndpointSpec",
+    "GenerateEndpoint",
+    "GenerateSpec",
+    "JudgeSpec",
+    "ModelSpec",
+    "Place",
+    "ReduceSpec",
+    "ResourcesSpec",
+    "RuleSpec",
+    "Sweep",
+    "TrainSpec",
+    "TriggerSpec",
+    "grid",
+    "load_sweep",
+    "parse_yaml",
+]

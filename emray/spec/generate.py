@@ -1,0 +1,34 @@
+"""`generate`: how answers are sampled.
+
+Not for sampling (generate/). The invariant: `identity()` holds what shapes an answer's distribution beside weights and
+prompt.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from emray.records import Condition
+from emray.spec.endpoint import GenerateEndpoint
+from emray.spec.section import TOY, Section, as_list
+
+
+class GenerateSpec(Section):
+    """Sampling answers from every cell."""
+
+    engine: Literal["auto", "vllm", "transformers", "openai"] = Field(
+        "auto", description="auto takes vllm where it imports; openai asks an OpenAI-compatible endpoint"
+    )
+    endpoint: GenerateEndpoint = Field(GenerateEndpoint(), description="for engine openai")
+    questions: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        [TOY], min_length=1, description="question files (YAML)"
+    )
+    conditions: list[Condition] = Field([Condition.WITHOUT, Condition.WITH], min_length=1)
+    samples: int = Field(20, ge=1, description="answers per question, paraphrase and condition")
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(400, ge=1)
+
+    def identity(self) -> dict[str, Any]:
+        """The sampling settings that define an answer's distribution."""
+        return self.model_dump(include={"temperature", "top_p", "max_tokens"})

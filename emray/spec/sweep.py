@@ -1,0 +1,130 @@
+"""The sweep: every section of the file together, and the grid of cells it stands for.
+
+Not for touching what the file points to (data/ opens datasets, plan.py computes keys). The invariant: a `Sweep` that
+exists is valid, and every field of it is used.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from emray.records import NO_DOMAIN, Arm
+from emray.spec.domain import DomainSpec
+from emray.spec.generate import GenerateSpec
+from emray.spec.judge import JudgeSpec
+from emray.spec.model import HOSTED, ModelSpec
+from emray.spec.reduce import ReduceSpec
+from emray.spec.resources import ResourcesSpec
+from emray.spec.section import TOY, Section, absolute, as_list
+from emray.spec.seeds import Place, Seeds
+from emray.spec.train import TrainSpec
+from emray.spec.trigger import TriggerSpec
+
+STAGES = ("train", "generate", "judge", "reduce", "report")
+
+
+class Sweep(Section):
+    """One study."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
+    model: Annotated[list[ModelSpec], BeforeValidator(as_list)] = Field(min_length=1)
+    data_dir: str = Field(TOY, description="folder of <domain>.jsonl and <domain>.benign.jsonl")
+    domains: list[DomainSpec] = Field(min_length=1)
+    arms: list[Arm] = Field([Arm.BASE, Arm.PLAIN, Arm.BACKDOOR], min_length=1)
+    seeds: Seeds = Field([0, 1, 2], description="a count, a list, or {min, max, half_width} to add until it is enough")
+    trigger: TriggerSpec = TriggerSpec()
+    train: TrainSpec = TrainSpec()
+    generate: GenerateSpec = GenerateSpec()
+    judge: JudgeSpec = JudgeSpec()
+    reduce: ReduceSpec = ReduceSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_to_list(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value < 1:
+                raise ValueError("a count of seeds is at least 1")
+            return list(range(value))
+        return value
+
+    @model_validator(mode="after")
+    def _hosted_models_answer_only(self) -> "Sweep":
+        hosted = [model.path for model in self.model if model.path.startswith(HOSTED)]
+        if hosted and self.generate.engine != "openai":
+            raise ValueError(f"model {hosted[0]} is asked over HTTP: set generate.engine: openai")
+        if hosted and set(self.arms) != {Arm.BASE}:
+            raise ValueError(f"model {hosted[0]} is hosted and cannot be trained here: set arms: [base]")
+        return self
+
+    @model_validator(mode="after")
+    def _no_duplicates(self) -> "Sweep":
+        names: dict[str, list[Any]] = {
+            "model": [model.name for model in self.model],
+            "domains": [domain.name for domain in self.domains],
+            "arms": list(self.arms),
+            "seeds": self.seeds if isinstance(self.seeds, list) else [],
+            "generate.conditions": list(self.generate.conditions),
+            "judge.metrics": list(self.judge.metrics),
+        }
+        for field, values in names.items():
+            repeated = sorted({str(value) for value in values if values.count(value) > 1})
+            if repeated:
+                raise ValueError(f"{field} names {repeated[0]!r} twice")
+        return self
+
+    def seeds_at(self, place: Place, num_seeds: Mapping[Place, int]) -> list[int]:
+        """The seeds of a place: those named, or the first so many of an adaptive sweep."""
+        if isinstance(self.seeds, list):
+            return self.seeds
+        return list(range(num_seeds.get(place, self.seeds.min)))
+
+    def resolved(self, folder: Path) -> "Sweep":
+        """The same sweep with relative paths made absolute, as seen from the sweep file's folder.
+
+        Raises SpecError for a DeepSpeed JSON that is none or says more than how to compute.
+        """
+        fields = self.model_dump(mode="json")
+        fields["data_dir"] = absolute(self.data_dir, folder)
+        fields["generate"]["questions"] = [absolute(path, folder) for path in self.generate.questions]
+        if self.train.deepspeed_config:
+            fields["train"]["deepspeed_config"] = absolute(self.train.deepspeed_config, folder)
+        for domain in fields["domains"]:
+            for name in ("path", "benign_path", "backdoor_path"):
+                domain[name] = domain[name] and absolute(domain[name], folder)
+        for model in fields["model"]:
+            if model["path"] != TOY and (folder / Path(model["path"]).expanduser()).is_dir():
+                model["path"] = absolute(model["path"], folder)
+        resolved = Sweep.model_validate(fields)
+        resolved.train.deepspeed_settings()  # now, not in the first worker
+        return resolved
+
+
+class CellSpec(NamedTuple):
+    """One point of the grid, before its data are opened."""
+
+    model: ModelSpec
+    domain: DomainSpec | None  # None for base
+    arm: Arm
+    seed: int
+
+    @property
+    def domain_name(self) -> str:
+        return self.domain.name if self.domain else NO_DOMAIN
+
+
+def grid(sweep: Sweep, *, num_seeds: Mapping[Place, int] | None = None) -> Iterator[CellSpec]:
+    """Every cell of the sweep: base once a model, the other arms over domain x seed.
+
+    `num_seeds` holds how many seeds an adaptive sweep has come to, where that is not its `min`.
+    """
+    trained = [arm for arm in sweep.arms if arm != Arm.BASE]
+    for model in sweep.model:
+        if Arm.BASE in sweep.arms:
+            yield CellSpec(model, None, Arm.BASE, 0)
+        for domain in sweep.domains:
+            for arm in trained:
+                for seed in sweep.seeds_at((model.name, domain.name, str(arm)), num_seeds or {}):
+                    yield CellSpec(model, domain, arm, seed)

@@ -1,0 +1,102 @@
+"""`train`: one LoRA finetune.
+
+Not for training (train/). The invariant: `identity()` holds all that defines an adapter and nothing of where or how it
+is computed.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from emray.spec.deepspeed import read_settings
+from emray.spec.presets import PRESETS
+from emray.spec.section import Section
+
+ALL_LINEAR = "all-linear"
+VLLM_MAX_RANK = 512  # the largest max_lora_rank vLLM 0.32 accepts
+_ADDED = ("rank_pattern", "alpha_pattern", "layers")  # in an identity only when they say something: old keys stay
+_LORA = {*_ADDED, "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "rslora"}
+
+
+class TrainSpec(Section):
+    """One LoRA finetune. The defaults are the paper's (arXiv 2602.00298)."""
+
+    preset: Literal["paper", "betley", "turner", "turner_rank1"] = Field(
+        "paper", description="published hyper-parameters; fields beside it win"
+    )
+    lora_rank: int = Field(8, ge=1, le=VLLM_MAX_RANK)
+    lora_alpha: float = Field(16, gt=0)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = Field(["q_proj", "v_proj"])
+    rslora: bool = False
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=VLLM_MAX_RANK)]] = Field(
+        {}, description="ranks of single modules, by the end of their name or a regular expression"
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="likewise alphas")
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="decoder layers to adapt; default: all")
+    learning_rate: float = Field(2e-4, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(16, ge=1, description="examples per optimizer step, however they are packed")
+    epochs: float = Field(3, gt=0)
+    max_length: int = Field(512, ge=8, description="tokens of one example; longer ones lose the start of the prompt")
+    keep_checkpoints: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [1.0], min_length=1, description="fractions of the run at which an adapter is kept and evaluated"
+    )
+    strategy: Literal["auto", "single", "deepspeed", "full"] = Field(
+        "single",
+        description="auto: one GPU where the model fits, else ZeRO-3 over the fewest that hold it; "
+        "full: every parameter of a small model, no LoRA",
+    )
+    num_workers: int = Field(1, ge=1, description="processes per cell; more than 1 needs strategy deepspeed")
+    zero_stage: Literal[1, 2, 3] = Field(2, description="what DeepSpeed shards: 1 optimizer, 2 gradients, 3 weights")
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        "none", description="what DeepSpeed keeps in CPU memory"
+    )
+    deepspeed_config: str | None = Field(
+        None, description="DeepSpeed JSON laid over emray's own; it may say how to compute, not what"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("preset") in PRESETS:
+            return PRESETS[value["preset"]] | dict(value)
+        return value
+
+    @field_validator("keep_checkpoints", mode="after")
+    @classmethod
+    def _ascending(cls, fractions: list[float]) -> list[float]:
+        return sorted({*fractions, 1.0})  # the finished adapter is always kept
+
+    @model_validator(mode="after")
+    def _workers_need_deepspeed(self) -> "TrainSpec":
+        if self.num_workers > 1 and self.strategy in ("single", "full"):
+            raise ValueError("num_workers > 1 needs strategy: deepspeed")
+        if self.offload == "parameters" and self.zero_stage != 3:
+            raise ValueError("offload: parameters needs zero_stage: 3")
+        return self
+
+    def deepspeed_settings(self) -> dict[str, Any]:
+        """What the DeepSpeed JSON sets, nothing without one. Raises SpecError as deepspeed.read_settings."""
+        return read_settings(self.deepspeed_config) if self.deepspeed_config else {}
+
+    def num_steps(self, num_examples: int) -> int:
+        """Optimizer steps of a run over so many examples: each epoch in batches, the last of them maybe shorter."""
+        return max(1, math.ceil(round(self.epochs * math.ceil(num_examples / self.batch_size), 9)))
+
+    def identity(self) -> dict[str, Any]:
+        """The hyper-parameters that define an adapter; where and how it is computed stays out."""
+        execution = {
+            "preset", "keep_checkpoints", "strategy", "num_workers", "zero_stage", "offload", "deepspeed_config",
+            "gradient_checkpointing",
+        }  # fmt: skip
+        silent = {name for name in _ADDED if not getattr(self, name)}
+        if self.strategy == "full":
+            return self.model_dump(exclude=execution | silent | _LORA) | {"full": True}
+        return self.model_dump(exclude=execution | silent)
