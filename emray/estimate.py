@@ -113,7 +113,7 @@ def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
     for key in judge.journaled_keys(store):
         asked.pop(key, None)
     prompt, reply = _tokens_per_call(plan, store)
-    unwritten = round(sum(key not in present for key in wanted) * len(spec.metrics) * _share_distinct(plan, store))
+    unwritten = round(int((~present.has(wanted)).sum()) * len(spec.metrics) * _share_distinct(plan, store))
     calls = len(asked) + unwritten
     prompts = sum(asked.values()) / CHARACTERS_PER_TOKEN + len(asked) * TOKENS_AROUND + unwritten * prompt
     by_batch = spec.mode == "batch"

@@ -28,7 +28,7 @@ from emray.records import (
     sampling_seed,
 )
 from emray.spec import AdaptiveSeeds, CellSpec, Place, Sweep, grid
-from emray.store import AdapterRecord, Store
+from emray.store import AdapterRecord, Keys, Store
 
 PLAN = "plan.json"
 
@@ -129,15 +129,16 @@ def generation_tasks(plan: Plan, cells: Sequence[Cell]) -> Iterator[GenerationTa
             yield GenerationTask(cell, prompt, 0, keys, sampling_seed(cell.key, prompt=prompt.key))
 
 
-def missing_tasks(tasks: Sequence[GenerationTask], present: set[str]) -> list[GenerationTask]:
+def missing_tasks(tasks: Sequence[GenerationTask], present: Keys) -> list[GenerationTask]:
     """The same tasks cut down to contiguous runs of samples that are not there yet."""
     return [part for task in tasks for part in _missing_runs(task, present)]
 
 
-def _missing_runs(task: GenerationTask, present: set[str]) -> Iterator[GenerationTask]:
+def _missing_runs(task: GenerationTask, present: Keys) -> Iterator[GenerationTask]:
     start: int | None = None
+    there = present.has(task.keys)
     for k in range(task.num_samples + 1):
-        absent = k < task.num_samples and task.keys[k] not in present
+        absent = k < task.num_samples and not there[k]
         if absent and start is None:
             start = k
         if not absent and start is not None:

@@ -1,5 +1,6 @@
 """The store: complete or absent, counted once, whatever dies and whoever repeats."""
 
+import hashlib
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emray.errors import StoreError
-from emray.store import Kind, Store
+from emray.store import Keys, Kind, Store
 
 
 def generation(key: str, **fields: object) -> dict[str, object]:
@@ -139,6 +140,20 @@ def test_the_stage_log_is_in_order_of_start(store: Store) -> None:
     store.log_stage("judge", started_s=20.0, wall_s=2.0, details={})
     store.log_stage("train", started_s=3.0, wall_s=1.0, details={"planned": 4})
     assert [entry["stage"] for entry in store.stage_log()] == ["train", "judge"]
+
+
+@given(st.lists(st.text("abcdef01", min_size=1, max_size=22)), st.lists(st.text("abcdef01", min_size=1, max_size=22)))
+def test_keys_are_a_set_whatever_their_lengths(there: list[str], asked: list[str]) -> None:
+    keys = Keys(there)
+    assert keys == set(there)
+    assert list(keys) == sorted(set(there))
+    assert keys.has([*asked, *there]).tolist() == [key in set(there) for key in [*asked, *there]]
+    assert [key in keys for key in asked] == [key in set(there) for key in asked]
+
+
+def test_keys_take_twenty_bytes_each() -> None:
+    keys = Keys(hashlib.sha256(str(n).encode()).hexdigest()[:20] for n in range(200_000))
+    assert keys.num_bytes == 20 * len(keys) == 4_000_000
 
 
 def test_a_remote_root_takes_the_same_calls() -> None:

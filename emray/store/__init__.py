@@ -22,9 +22,10 @@ import pyarrow as pa
 from emray.store import documents
 from emray.store.adapters import AdapterRecord, Adapters
 from emray.store.files import Files
+from emray.store.keyset import Keys
 from emray.store.tables import Kind, Tables
 
-__all__ = ["AdapterRecord", "Kind", "Store"]
+__all__ = ["AdapterRecord", "Keys", "Kind", "Store"]
 
 
 class Store:
@@ -120,8 +121,8 @@ class Store:
         """Bytes of every part by name: with the names, a cheap stand-in for the content."""
         return self._tables.part_sizes(kind)
 
-    def keys(self, kind: Kind, *, column: str = "key") -> set[str]:
-        """Distinct values of a key column."""
+    def keys(self, kind: Kind, *, column: str = "key") -> Keys:
+        """Distinct values of a key column: a set for millions, asked with `has` for many at once."""
         return self._tables.keys(kind, column=column)
 
     def delete_rows(self, kind: Kind, keys: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from emray.records import GENERATION_SCHEMA, VERDICT_SCHEMA
 from emray.store.files import Files
+from emray.store.keyset import Keys
 
 
 class Kind(StrEnum):
@@ -76,12 +77,9 @@ class Tables:
         """Bytes of every part by name: with the names, a cheap stand-in for the content."""
         return self._files.sizes(self.part_names(kind))
 
-    def keys(self, kind: Kind, *, column: str = "key") -> set[str]:
+    def keys(self, kind: Kind, *, column: str = "key") -> Keys:
         """Distinct values of a key column."""
-        values: set[str] = set()
-        for part in self.iter_parts(kind, columns=[column]):
-            values.update(part[column].to_pylist())
-        return values
+        return Keys.of_columns(part[column] for part in self.iter_parts(kind, columns=[column]))
 
     def delete_rows(self, kind: Kind, keys: Iterable[str]) -> None:
         """Drop rows by key, rewriting the parts that hold them."""
