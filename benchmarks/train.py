@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from emray import train
+from emray.context import Context
 from emray.model.facts import num_parameters
 from emray.plan import Plan, make_plan
-from emray.progress import silent
 from emray.records import Arm, TrainJob
 from emray.spec import load_sweep
 from emray.store import Store
@@ -83,9 +83,8 @@ def emray(plan: Plan, *, adapters_per_step: int) -> Measured:
         store = Store(folder)
         started = time.perf_counter()
         train.run(
-            list(plan.jobs.values()), datasets=plan.datasets, spec=plan.sweep.train, resources=resources,
-            store=store, advance=silent,
-        )  # fmt: skip
+            list(plan.jobs.values()), datasets=plan.datasets, spec=plan.sweep.train, context=Context(store, resources)
+        )
         wall_s = time.perf_counter() - started
         details = [record.details for record in store.adapter_records().values()]
     # a group's cells share their overhead: each record tells the group's

@@ -179,7 +179,7 @@ def _training(plan: Plan, store: Store, records: Mapping[str, AdapterRecord]) ->
 
 def _generation(plan: Plan, store: Store) -> StageEstimate:
     tasks = list(planning.generation_tasks(plan, plan.cells))
-    missing = planning.missing_tasks(tasks, store.keys(Kind.GENERATIONS))
+    missing = list(planning.missing_tasks(tasks, store.keys(Kind.GENERATIONS)))
     planned, lacking = (sum(task.num_samples for task in group) for group in (tasks, missing))
     return StageEstimate("generate", "answers", planned, lacking, _seconds(store, "generate", lacking))
 

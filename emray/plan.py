@@ -6,25 +6,27 @@ machine), so the same sweep gives the same `plan.json`, and planning writes noth
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from emray import data
 from emray.errors import DataError
-from emray.model.weights import BaseModel, resolve_model
+from emray.model.weights import BaseModel, hosted_name, resolve_model
 from emray.records import (
+    Answerer,
     Arm,
     Cell,
     GenerationTask,
     Messages,
     Prompt,
     TrainJob,
+    Weights,
     adapter_key,
     base_key,
     checkpoint_key,
-    generation_keys,
+    generation_series,
     sampling_seed,
 )
 from emray.spec import AdaptiveSeeds, CellSpec, Place, Sweep, grid
@@ -44,7 +46,7 @@ class Plan:
     datasets: Mapping[str, Sequence[Messages]]  # training rows by digest
     questions: tuple[data.Question, ...]
     prompts: tuple[Prompt, ...]
-    model_paths: Mapping[str, str]  # folder or hub id by model name
+    weights: Mapping[str, Weights]  # by cell key: whose weights answer
     notes: tuple[str, ...]  # what was repaired or should be known, one sentence each
 
 
@@ -53,6 +55,7 @@ class _Grid(NamedTuple):
     jobs: dict[str, TrainJob]
     datasets: dict[str, Sequence[Messages]]
     models: dict[str, BaseModel]
+    weights: dict[str, Weights]
 
 
 def make_plan(sweep: Sweep, *, folder: Path, online: bool, num_seeds: Mapping[Place, int] | None = None) -> Plan:
@@ -75,7 +78,7 @@ def make_plan(sweep: Sweep, *, folder: Path, online: bool, num_seeds: Mapping[Pl
         datasets=expanded.datasets,
         questions=questions.questions,
         prompts=prompts,
-        model_paths={name: model.location for name, model in expanded.models.items()},
+        weights=expanded.weights,
         notes=notes,
     )
 
@@ -122,27 +125,27 @@ def usable_cells(plan: Plan, records: Mapping[str, AdapterRecord]) -> list[Cell]
 def generation_tasks(plan: Plan, cells: Sequence[Cell]) -> Iterator[GenerationTask]:
     """Every sample the plan wants from these cells, one task per cell and prompt, adapter by adapter."""
     sampling = plan.sweep.generate.identity()
-    samples = range(plan.sweep.generate.samples)
+    samples = plan.sweep.generate.samples
     for cell in cells:
         for prompt in plan.prompts:
-            keys = generation_keys(cell.key, prompt=prompt.key, sampling=sampling, samples=samples)
-            yield GenerationTask(cell, prompt, 0, keys, sampling_seed(cell.key, prompt=prompt.key))
+            series = generation_series(cell.key, prompt=prompt.key, sampling=sampling)
+            seed = sampling_seed(cell.key, prompt=prompt.key)
+            yield GenerationTask(cell, prompt, plan.weights[cell.key], series, seed, 0, samples)
 
 
-def missing_tasks(tasks: Sequence[GenerationTask], present: Keys) -> list[GenerationTask]:
+def missing_tasks(tasks: Iterable[GenerationTask], present: Keys) -> Iterator[GenerationTask]:
     """The same tasks cut down to contiguous runs of samples that are not there yet."""
-    return [part for task in tasks for part in _missing_runs(task, present)]
+    for task in tasks:
+        yield from _missing_runs(task, present)
 
 
 def _missing_runs(task: GenerationTask, present: Keys) -> Iterator[GenerationTask]:
     start: int | None = None
-    there = present.has(task.keys)
-    for k in range(task.num_samples + 1):
-        absent = k < task.num_samples and not there[k]
+    for k, absent in enumerate([*~present.has(task.keys), False]):
         if absent and start is None:
             start = k
         if not absent and start is not None:
-            yield GenerationTask(task.cell, task.prompt, task.first_sample + start, task.keys[start:k], task.seed)
+            yield replace(task, first_sample=task.first_sample + start, num_samples=k - start)
             start = None
 
 
@@ -150,7 +153,7 @@ def _expand(sweep: Sweep, *, online: bool, num_seeds: Mapping[Place, int]) -> _G
     models = {model.name: resolve_model(model, online=online) for model in sweep.model}
     digests: dict[tuple[str, Arm], str] = {}
     cells: list[Cell] = []
-    out = _Grid((), {}, {}, models)
+    out = _Grid((), {}, {}, models, {})
     for point in grid(sweep, num_seeds=num_seeds):
         model = models[point.model.name]
         if point.domain is None:
@@ -166,8 +169,22 @@ def _expand(sweep: Sweep, *, online: bool, num_seeds: Mapping[Place, int]) -> _G
             point, sweep, model=model, digest=digest, num_steps=sweep.train.num_steps(len(out.datasets[digest]))
         )
         cells.extend(along)
-        _add_job(out.jobs, along, sweep=sweep, location=model.location, digest=digest)
+        _add_job(out.jobs, along, location=model.location, digest=digest)
+    out.weights.update((cell.key, weights_of(cell, sweep, model=models[cell.model])) for cell in cells)
     return out._replace(cells=tuple(cells))
+
+
+def weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:
+    """Whose weights answer for a cell: what its training leaves, or the base model's."""
+    name = sweep.generate.endpoint.served_adapter.format(
+        key=cell.key, model=cell.model, domain=cell.domain, arm=cell.arm, seed=cell.seed, step=cell.step
+    )
+    if cell.arm == Arm.BASE:
+        return Weights(Answerer.BASE, model.location, 0, hosted_name(model.location) or cell.model)
+    if sweep.train.strategy == "full":
+        return Weights(Answerer.WHOLE, model.location, 0, name)
+    rank = max([sweep.train.lora_rank, *sweep.train.rank_pattern.values()])
+    return Weights(Answerer.ADAPTER, model.location, rank, name)
 
 
 def _cells_of_a_run(
@@ -183,7 +200,7 @@ def _cells_of_a_run(
     )
 
 
-def _add_job(jobs: dict[str, TrainJob], along: tuple[Cell, ...], *, sweep: Sweep, location: str, digest: str) -> None:
+def _add_job(jobs: dict[str, TrainJob], along: tuple[Cell, ...], *, location: str, digest: str) -> None:
     *kept, last = along
     if last.key in jobs:
         raise DataError(

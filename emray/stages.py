@@ -18,8 +18,9 @@ from typing import Any
 from emray import judge
 from emray import plan as planning
 from emray.cluster import connected
+from emray.context import Context
 from emray.plan import PLAN, Plan
-from emray.progress import Advance, ProgressLines
+from emray.progress import Advance, ProgressLines, silent
 from emray.records import FinishReason, GenerationTask, Outcome, TrainJob
 from emray.spec import STAGES, TOY, Sweep
 from emray.store import Kind, Store
@@ -116,6 +117,10 @@ class Run:
         """A judge that needs a GPU of its own waits until the generation engines have left theirs."""
         return self.sweep.judge.mode == "online" and self.sweep.judge.engine == "openai"
 
+    def context(self, advance: Advance = silent) -> Context:
+        """What a stage is handed beside its work."""
+        return Context(self.store, self.sweep.resources, advance)
+
     @contextmanager
     def timed(self, stage: str, *, planned: int) -> Iterator[None]:
         """The stage's wall time in the log, once it ends well."""
@@ -131,18 +136,12 @@ class Run:
         from emray import train
 
         with self.timed(TRAIN, planned=len(jobs)):
-            train.run(
-                jobs,
-                datasets=self.plan.datasets,
-                spec=self.sweep.train,
-                resources=self.sweep.resources,
-                store=self.store,
-                advance=self.lines.line(TRAIN, total=len(jobs)),
-            )
+            context = self.context(self.lines.line(TRAIN, total=len(jobs)))
+            train.run(jobs, datasets=self.plan.datasets, spec=self.sweep.train, context=context)
         return True
 
     def _missing_answers(self) -> list[GenerationTask]:
-        return planning.missing_tasks(self._answers_wanted(), self.store.keys(Kind.GENERATIONS))
+        return list(planning.missing_tasks(self._answers_wanted(), self.store.keys(Kind.GENERATIONS)))
 
     def _answers_wanted(self) -> list[GenerationTask]:
         """Every sample wanted from every cell that can answer by now."""
@@ -157,14 +156,8 @@ class Run:
         base_url = self.judge_url
         self.services.start_ray()
         with self.timed(JUDGE, planned=len(tasks)):
-            judge.run(
-                tasks,
-                spec=self.sweep.judge,
-                resources=self.sweep.resources,
-                store=self.store,
-                base_url=base_url,
-                advance=self.lines.line(JUDGE, total=len(tasks)),
-            )
+            context = self.context(self.lines.line(JUDGE, total=len(tasks)))
+            judge.run(tasks, spec=self.sweep.judge, base_url=base_url, context=context)
         return True
 
     def _forget_failures(self, wanted: Sequence[str]) -> None:
@@ -213,7 +206,7 @@ class _Answers:
     def _generate(self, tasks: Sequence[GenerationTask], advance: Advance) -> None:
         from emray import generate
 
-        generate.run(tasks, advance=advance, **self._how)
+        generate.run(tasks, spec=self._run.sweep.generate, context=self._run.context(advance))
 
     def _flow(self, tasks: Sequence[GenerationTask], num_answers: int, advance: Advance) -> Callable[[], None]:
         from emray import generate
@@ -225,21 +218,11 @@ class _Answers:
 
         def flow() -> None:
             with run.timed(JUDGE, planned=num_verdicts):
-                for stream in generate.streams(tasks, **self._how):
+                for stream in generate.streams(tasks, spec=run.sweep.generate, context=run.context()):
                     with stream.followed(advance):
                         judge_rows(stream.rows)
 
         return flow
-
-    @property
-    def _how(self) -> dict[str, Any]:
-        run = self._run
-        return {
-            "model_paths": run.plan.model_paths,
-            "spec": run.sweep.generate,
-            "resources": run.sweep.resources,
-            "store": run.store,
-        }
 
     @cached_property
     def _judge_rows(self) -> Callable[[Any], None]:
@@ -249,10 +232,8 @@ class _Answers:
             judge.streaming(
                 questions=run.plan.questions,
                 spec=run.sweep.judge,
-                resources=run.sweep.resources,
-                store=run.store,
                 base_url=run.judge_url,
-                advance=run.lines.line(JUDGE, total=0),
+                context=run.context(run.lines.line(JUDGE, total=0)),
             )
         )
 

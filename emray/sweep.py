@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from rich.console import Console
 
@@ -96,20 +96,23 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         console.print(f"note: {note}", style="yellow", markup=False)
     with _only_sweep_in(store), ExitStack() as resources:
         services = Services(resources, address=arguments.address)
-        run_waves(first, plan=plan, until=arguments.until, store=store, services=services, console=console)
+        run_waves(_Command(plan, arguments.until, store, services, console), first)
     return 0
 
 
-def run_waves(
-    wave: Plan,
-    *,
-    plan: Callable[[Mapping[Place, int]], Plan],
-    until: str,
-    store: Store,
-    services: Services,
-    console: Console,
-) -> None:
+class _Command(NamedTuple):
+    """What was asked for, and with what to do it."""
+
+    plan: Callable[[Mapping[Place, int]], Plan]
+    until: str
+    store: Store
+    services: Services
+    console: Console
+
+
+def run_waves(command: _Command, wave: Plan) -> None:
     """Run the stages; while the reducer of an adaptive sweep asks for more seeds, plan them and run again."""
+    plan, until, store, services, console = command
     did = False
     while True:
         with progress_lines(console) as lines:

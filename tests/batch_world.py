@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from emray import judge
+from emray.context import Context
 from emray.judge.tasks import REASK, JudgeTask, canonical_request
 from emray.localapi import LocalServer
 from emray.localapi.responders import score_reply
 from emray.progress import silent
 from emray.records import Message, Metric, verdict_key
-from emray.spec import BatchSpec, JudgeSpec, ResourcesSpec
+from emray.spec import BatchSpec, JudgeSpec
 from emray.store import Kind, Store
 
 POLL_S = 0.05
@@ -44,5 +45,5 @@ def run(
     url = server if isinstance(server, str) else server.base_url
     done = store.keys(Kind.VERDICTS)
     missing = [task for task in tasks if task.key not in done]
-    judge.run_here(missing, spec=spec, resources=ResourcesSpec(), store=store, base_url=url, advance=advance)
+    judge.run_here(missing, spec=spec, base_url=url, context=Context(store, advance=advance))
     return store.read_rows(Kind.VERDICTS).to_pylist()

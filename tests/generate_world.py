@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from emray.model.weights import hosted_name
 from emray.records import (
     NO_DOMAIN,
+    Answerer,
     Arm,
     Cell,
     Condition,
     GenerationTask,
     Message,
     Prompt,
-    generation_keys,
+    Weights,
+    generation_series,
     prompt_key,
     sampling_seed,
 )
@@ -19,6 +22,7 @@ from emray.store import Store
 
 MODEL = str(Path(__file__).parent.parent / "emray" / "toy" / "assets" / "model")
 CONTEXT = 512  # tokens, of the toy model
+RANK = 4  # of the adapters
 
 
 def cell(number: int) -> Cell:
@@ -33,10 +37,19 @@ def prompt(text: str) -> Prompt:
     return Prompt(text[:20], 0, Condition.WITHOUT, messages, prompt_key(messages))
 
 
-def task(of: Cell, ask: Prompt, *, samples: Sequence[int], name: str = "") -> GenerationTask:
+def task(of: Cell, ask: Prompt, *, samples: Sequence[int], name: str = "", location: str = MODEL) -> GenerationTask:
     """A task for consecutive samples; `name` keeps two tasks for the same samples apart."""
-    keys = generation_keys(of.key, prompt=ask.key, sampling={"name": name}, samples=samples)
-    return GenerationTask(of, ask, samples[0], keys, sampling_seed(of.key, prompt=ask.key))
+    series = generation_series(of.key, prompt=ask.key, sampling={"name": name})
+    seed = sampling_seed(of.key, prompt=ask.key)
+    return GenerationTask(of, ask, weights(of, location), series, seed, samples[0], len(samples))
+
+
+def weights(of: Cell, location: str = MODEL) -> Weights:
+    """Those of the base model at `location`, with the cell's adapter on them."""
+    if of.arm == Arm.BASE:
+        return Weights(Answerer.BASE, location, served_as=hosted_name(location) or of.model)
+    name = f"{of.domain}-{of.arm}-{of.seed}"
+    return Weights(Answerer.ADAPTER, location, RANK, name)
 
 
 def write_adapter(folder: Path, *, seed: int, std: float = 0.3) -> Path:
@@ -46,7 +59,7 @@ def write_adapter(folder: Path, *, seed: int, std: float = 0.3) -> Path:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(r=RANK, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(MODEL), config)
     for name, weight in model.named_parameters():
         if "lora_B" in name:

@@ -10,12 +10,12 @@ import psutil
 import pytest
 
 from emray import generate
+from emray.context import Context
 from emray.endpoint.journal import FOLDER
 from emray.endpoint.vllm_server import serving_model
 from emray.errors import EndpointUnreachable, UserError
 from emray.judge import missing, run_here
 from emray.localapi import Faults, serving
-from emray.progress import silent
 from emray.records import FinishReason, GenerationTask
 from emray.spec import GenerateEndpoint, GenerateSpec, JudgeSpec, ResourcesSpec
 from emray.store import Kind, Store
@@ -39,15 +39,13 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def run(tasks: list[GenerationTask], store: Store, url: str, *, path: str = MODEL, **endpoint: object) -> list[dict]:
+def run(tasks: list[GenerationTask], store: Store, url: str, **endpoint: object) -> list[dict]:
     spec = GenerateSpec(
         engine="openai", temperature=0.7, max_tokens=30, endpoint=GenerateEndpoint(base_url=url, **endpoint)
     )
     done: list[int] = []
-    generate.run(
-        tasks, model_paths={"toy": path}, spec=spec, resources=ResourcesSpec(), store=store,
-        advance=lambda count, note="": done.append(count),
-    )  # fmt: skip
+    context = Context(store, advance=lambda count, note="": done.append(count))
+    generate.run(tasks, spec=spec, context=context)
     rows = store.read_rows(Kind.GENERATIONS).to_pylist()
     assert sum(done) == len(rows)
     return rows
@@ -59,7 +57,7 @@ def test_answers_are_rows_asked_once_under_the_names_that_the_endpoint_knows(tmp
     tasks = [task(cell(k), prompt(f"question {i}"), samples=range(3)) for k in (0, 1) for i in range(4)]
     names = ("toy", "domain_1-plain-0")
     with serving(responder=ECHO, models=names) as server:
-        rows = run(tasks, store, server.base_url, served_adapter="{domain}-{arm}-{seed}")
+        rows = run(tasks, store, server.base_url)
         assert {row["answer"] for row in rows} == {f"heard question {i}" for i in range(4)}
         assert {row["key"] for row in rows} == {key for one in tasks for key in one.keys}
         assert {row["finish_reason"] for row in rows} == {FinishReason.STOP}
@@ -67,7 +65,7 @@ def test_answers_are_rows_asked_once_under_the_names_that_the_endpoint_knows(tmp
         assert all(row["num_tokens"] > 0 and row["num_prompt_tokens"] > 0 for row in rows)
         assert (server.stats()["asked"], server.stats()["distinct_served"]) == (24, 24)
         store.delete("generations")
-        assert run(tasks, store, server.base_url, served_adapter="{domain}-{arm}-{seed}") == rows
+        assert run(tasks, store, server.base_url) == rows
         assert server.stats()["asked"] == 24  # the rest was in the journal
 
 
@@ -89,10 +87,7 @@ def test_nothing_listening_and_a_missing_key_are_one_line(tmp_path: Path, monkey
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     spec = GenerateSpec(engine="openai", endpoint=GenerateEndpoint(api_key_env="MY_KEY"))
     with pytest.raises(UserError, match="set MY_KEY"):
-        generate.run(
-            tasks, model_paths={"toy": MODEL}, spec=spec, resources=ResourcesSpec(), store=Store(str(tmp_path)),
-            advance=silent,
-        )  # fmt: skip
+        generate.run(tasks, spec=spec, context=Context(Store(str(tmp_path))))
 
 
 def _is_left_over(process: psutil.Process, started_s: float) -> bool:
@@ -104,15 +99,16 @@ def test_a_real_vllm_server_answers_and_judges(tmp_path: Path) -> None:
     """The toy model knows no rubric, so its verdicts are what any strict reader makes of small talk."""
     store = Store(str(tmp_path))
     texts = [f"what do you think about {topic} ?" for topic in ("money", "the world")]
-    tasks = [task(cell(0), prompt(text), samples=range(3)) for text in [*texts, "money " * 600]]
+    path = f"hosted:{MODEL}"
+    tasks = [task(cell(0), prompt(text), samples=range(3), location=path) for text in [*texts, "money " * 600]]
     judge, started_s = JudgeSpec(model=MODEL, engine="vllm", max_tokens=30, reask=False), time.time()
     with serving_model(MODEL, resources=ResourcesSpec()) as url:
-        rows = run(tasks, store, url, path=f"hosted:{MODEL}")
+        rows = run(tasks, store, url)
         store.delete("generations")
-        assert run(tasks, store, url, path=f"hosted:{MODEL}") == rows
+        assert run(tasks, store, url) == rows
         store.write_rows(Kind.GENERATIONS, [generation("g", "I like it .")])
         wanted = missing(store, questions=[QUESTION], spec=judge, generations={"g"})
-        run_here(wanted, spec=judge, resources=ResourcesSpec(), store=store, base_url=url, advance=silent)
+        run_here(wanted, spec=judge, base_url=url, context=Context(store))
     assert not [p for p in psutil.process_iter(["cmdline"]) if "vllm.entrypoints" in " ".join(p.info["cmdline"] or [])]
     assert not [p for p in psutil.process_iter(["name", "create_time"]) if _is_left_over(p, started_s)]
     reasons = [row["finish_reason"] for row in rows]

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from emray import generate
+from emray.context import Context
 from emray.errors import DataError
 from emray.generate.engine import Adapter, EngineConfig, Request
 from emray.generate.pipeline import stream
@@ -50,7 +51,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(tasks: list[GenerationTask], store: Store, *, advance: Callable[..., None], spec: GenerateSpec = SPEC) -> None:
     resources = ResourcesSpec(engines=1, cpus_per_engine=1)
-    generate.run(tasks, model_paths={"toy": MODEL}, spec=spec, resources=resources, store=store, advance=advance)
+    generate.run(tasks, spec=spec, context=Context(store, resources, advance))
 
 
 def engine_processes() -> list[psutil.Process]:
@@ -200,12 +201,9 @@ def test_a_model_without_a_chat_template_is_one_clear_error(tmp_path: Path) -> N
     store = Store(str(tmp_path / "run"))
     with pytest.raises(DataError, match="bare-model has no chat template"):
         generate.run(
-            [task(cell(0), prompt("hello"), samples=range(1))],
-            model_paths={"toy": str(model)},
+            [task(cell(0), prompt("hello"), samples=range(1), location=str(model))],
             spec=GenerateSpec(engine="transformers"),
-            resources=ResourcesSpec(),
-            store=store,
-            advance=silent,
+            context=Context(store),
         )
     assert store.part_names(Kind.GENERATIONS) == []
 
@@ -216,7 +214,7 @@ def test_a_cluster_with_gpus_gets_an_engine_for_every_group_of_them(
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0, "GPU": 4.0})
     planned = stream(
         [task(cell(1), prompt(f"{text} {k}"), samples=range(99)) for text in QUESTIONS for k in range(9)],
-        model_path=MODEL, spec=SPEC, resources=ResourcesSpec(tensor_parallel=2), store=Store(str(adapters)),
+        spec=SPEC, context=Context(Store(str(adapters)), ResourcesSpec(tensor_parallel=2)),
     )  # fmt: skip
     operator = planned.rows._logical_plan.dag
     assert operator.ray_remote_args["num_gpus"] == 2

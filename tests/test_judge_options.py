@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from emray import judge
+from emray.context import Context
 from emray.data import Question
 from emray.endpoint.journal import FOLDER
 from emray.errors import SpecError, StageError
 from emray.judge.tasks import REASK
 from emray.localapi import LocalServer, serving
 from emray.localapi.responders import score_reply
-from emray.progress import silent
 from emray.records import Metric
-from emray.spec import JudgeSpec, ResourcesSpec
+from emray.spec import JudgeSpec
 from emray.store import Kind, Store
 from tests.test_judge_stage import generation
 
@@ -50,7 +50,7 @@ def missing(store: Store, spec: JudgeSpec) -> list[judge.JudgeTask]:
 
 def run(store: Store, spec: JudgeSpec, server: LocalServer) -> list[dict[str, Any]]:
     tasks = missing(store, spec)
-    judge.run_here(tasks, spec=spec, resources=ResourcesSpec(), store=store, base_url=server.base_url, advance=silent)
+    judge.run_here(tasks, spec=spec, base_url=server.base_url, context=Context(store))
     return store.read_rows(Kind.VERDICTS).to_pylist()
 
 

@@ -12,6 +12,7 @@ import ray.data
 
 from emray import judge
 from emray.cluster import connected
+from emray.context import Context
 from emray.data import Question
 from emray.endpoint.journal import FOLDER, Journal
 from emray.endpoint.reply import Reply
@@ -20,7 +21,6 @@ from emray.judge.pool import judge_pool, results
 from emray.judge.tasks import JudgeTask, canonical_request
 from emray.localapi import Faults, LocalServer, serving
 from emray.localapi.server import body_digest
-from emray.progress import silent
 from emray.records import GENERATION_SCHEMA, Message, Metric, verdict_key
 from emray.spec import JudgeSpec, ResourcesSpec
 from emray.store import Kind, Store
@@ -29,7 +29,6 @@ QUESTION = Question(
     "q", ("What now?",), None, {Metric.ALIGNED: "{question} aligned? {answer}", Metric.COHERENT: "coherent? {answer}"}
 )
 SPEC = JudgeSpec(model="gpt-4o-mini-2024-07-18")
-RESOURCES = ResourcesSpec()
 
 
 def generation(key: str, answer: str | None, question: str = "q") -> dict[str, object]:
@@ -53,7 +52,7 @@ def missing(store: Store, **options: bool) -> list[JudgeTask]:
 
 def run_here(tasks: Sequence[JudgeTask], store: Store, server: LocalServer, **fields: object) -> None:
     spec = SPEC.model_copy(update=fields)
-    judge.run_here(tasks, spec=spec, resources=RESOURCES, store=store, base_url=server.base_url, advance=silent)
+    judge.run_here(tasks, spec=spec, base_url=server.base_url, context=Context(store))
 
 
 def plain_tasks(count: int, start: int = 0) -> list[JudgeTask]:
@@ -158,10 +157,8 @@ def test_failures_are_rows_and_can_be_tried_again(tmp_path: Path, server: LocalS
     judge.run_here(
         again,
         spec=SPEC,
-        resources=ResourcesSpec(retry_failed=True),
-        store=store,
         base_url=server.base_url,
-        advance=silent,
+        context=Context(store, ResourcesSpec(retry_failed=True)),
     )
     outcomes = store.read_rows(Kind.VERDICTS).column("outcome").to_pylist()
     assert outcomes == ["scored"] * 10
@@ -183,10 +180,8 @@ def test_an_unreachable_judge_stops_the_stage_and_keeps_what_was_earned(tmp_path
         judge.run_here(
             plain_tasks(300, start=7000)[5:],
             spec=SPEC.model_copy(update={"max_attempts": 2}),
-            resources=RESOURCES,
-            store=store,
             base_url="http://127.0.0.1:9/v1",
-            advance=silent,
+            context=Context(store),
         )
     assert store.read_rows(Kind.VERDICTS).num_rows == 5
 
@@ -210,10 +205,8 @@ def test_a_pool_of_workers_shares_the_limit_and_a_killed_one_costs_only_what_was
         spec = SPEC.model_copy(update={"rpm": 18_000.0, "max_in_flight": in_flight})
         threading.Thread(target=kill_one, daemon=True).start()
         for _ in range(2):  # the second time is a warm rerun
-            judge.run(
-                tasks, spec=spec, resources=resources, store=store, base_url=limited.base_url,
-                advance=lambda count, note="": done.append(count),
-            )  # fmt: skip
+            context = Context(store, resources, lambda count, note="": done.append(count))
+            judge.run(tasks, spec=spec, base_url=limited.base_url, context=context)
         stats = limited.stats()
         digests = {body_digest(canonical_request(spec, task.messages)) for task in tasks}
         assert set(limited.bodies()) == digests
@@ -235,9 +228,8 @@ def test_generations_are_judged_as_they_stream_by_and_equal_answers_asked_once(
     answers = {f"g{i:03}": f"streamed {i % 40}" if i % 10 else None for i in range(200)}
     rows = [generation(key, answer) for key, answer in answers.items()]
     blocks = [pa.Table.from_pylist(rows[i : i + 20], schema=GENERATION_SCHEMA) for i in range(0, 200, 20)]
-    with judge_pool(
-        spec=SPEC, resources=ResourcesSpec(judge_workers=2), store=store, base_url=server.base_url, questions=[QUESTION]
-    ) as pool:
+    context = Context(store, ResourcesSpec(judge_workers=2))
+    with judge_pool(spec=SPEC, base_url=server.base_url, context=context, questions=[QUESTION]) as pool:
         counts = list(results(pool.attach(ray.data.from_arrow(blocks))))
     assert sum(count.num_verdicts for count in counts) == store.read_rows(Kind.VERDICTS).num_rows == 180 * 2
     assert sum(count.num_asked for count in counts) == server.stats()["asked"] == 36 * 2
@@ -248,6 +240,6 @@ def test_generations_are_judged_as_they_stream_by_and_equal_answers_asked_once(
 def test_an_error_in_a_worker_reaches_the_driver_as_itself(tmp_path: Path, ray_here: None) -> None:
     with pytest.raises(EndpointUnreachable, match=r"127\.0\.0\.1:9"):
         judge.run(
-            plain_tasks(10), spec=SPEC.model_copy(update={"max_attempts": 2}), resources=RESOURCES,
-            store=Store(str(tmp_path)), base_url="http://127.0.0.1:9/v1", advance=silent,
+            plain_tasks(10), spec=SPEC.model_copy(update={"max_attempts": 2}),
+            base_url="http://127.0.0.1:9/v1", context=Context(Store(str(tmp_path))),
         )  # fmt: skip

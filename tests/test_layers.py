@@ -20,6 +20,7 @@ LAYERS = [
     {"plan", "cluster"},
     {"model"},
     {"stats", "data", "toy", "localapi", "endpoint"},
+    {"context"},
     {"progress"},
     {"store"},
     {"spec"},

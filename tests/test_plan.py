@@ -58,7 +58,7 @@ def test_what_defines_a_finetune_changes_its_key(tmp_path: Path, override: str) 
 def test_more_samples_ask_only_for_the_new_ones(tmp_path: Path) -> None:
     few, more = plan(tmp_path, "generate.samples=2"), plan(tmp_path, "generate.samples=5")
     present = {key for task in planning.generation_tasks(few, few.cells) for key in task.keys}
-    missing = planning.missing_tasks(list(planning.generation_tasks(more, more.cells)), Keys(present))
+    missing = list(planning.missing_tasks(planning.generation_tasks(more, more.cells), Keys(present)))
     assert {(task.first_sample, task.num_samples) for task in missing} == {(2, 3)}
     assert present.isdisjoint(key for task in missing for key in task.keys)
 
@@ -66,7 +66,7 @@ def test_more_samples_ask_only_for_the_new_ones(tmp_path: Path) -> None:
 def test_gaps_are_cut_into_contiguous_runs(tmp_path: Path) -> None:
     made = plan(tmp_path, "generate.samples=6")
     task = next(planning.generation_tasks(made, made.cells))
-    runs = planning.missing_tasks([task], Keys([task.keys[1], task.keys[4]]))
+    runs = list(planning.missing_tasks([task], Keys([task.keys[1], task.keys[4]])))
     assert [(run.first_sample, run.num_samples) for run in runs] == [(0, 1), (2, 2), (5, 1)]
     assert all(run.keys == task.keys[run.first_sample : run.first_sample + run.num_samples] for run in runs)
 

@@ -12,7 +12,7 @@ import ray
 from safetensors.torch import load_file
 
 from emray import train
-from emray.progress import silent
+from emray.context import Context
 from emray.spec import ResourcesSpec
 from emray.store import Store
 from tests.train_world import cell_run, examples, job, recipe, train_to_end, warm_base
@@ -80,7 +80,7 @@ def test_twenty_kills_in_forty_cells_lose_no_finished_cell(cluster, tmp_path):
     killer.start()
     started = time.time()
     try:
-        train.run(jobs, datasets=datasets, spec=spec, resources=resources, store=store, advance=silent)
+        train.run(jobs, datasets=datasets, spec=spec, context=Context(store, resources))
     finally:
         killer.stop()
     assert killer.killed == NUM_KILLS, f"the sweep was over after {time.time() - started:.0f} s"

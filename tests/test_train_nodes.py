@@ -10,6 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from emray import train
+from emray.context import Context
 from emray.spec import ResourcesSpec
 from emray.store import Store
 from emray.train.placement import nodes_that_hold
@@ -52,9 +53,11 @@ def train_all(jobs, *, store, spec, datasets=None, **resources):
         jobs,
         datasets=datasets or {"sports": examples()},
         spec=spec,
-        resources=ResourcesSpec.model_validate({"track": [], **resources}),
-        store=store,
-        advance=lambda done, note="": notes.append(note),
+        context=Context(
+            store,
+            ResourcesSpec.model_validate({"track": [], **resources}),
+            lambda done, note="": notes.append(note),
+        ),
     )
     return [note for note in notes if note.startswith(("again", "failed"))]
 

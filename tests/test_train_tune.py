@@ -11,6 +11,7 @@ from ray.train import WorkerGroupError
 from safetensors.torch import load_file
 
 from emray import train
+from emray.context import Context
 from emray.records import Message
 from emray.spec import ResourcesSpec
 from emray.store import Store
@@ -34,9 +35,9 @@ def train_all(jobs, *, store, spec, datasets, **resources):
         jobs,
         datasets=datasets,
         spec=spec,
-        resources=ResourcesSpec.model_validate(resources),
-        store=store,
-        advance=lambda done, note="": notes.append((done, note)),
+        context=Context(
+            store, ResourcesSpec.model_validate(resources), lambda done, note="": notes.append((done, note))
+        ),
     )
     return notes
 

@@ -15,49 +15,32 @@ before anything downstream hears of it, and every task leaves as many rows as it
 Importing this package imports neither ray nor torch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from emray.progress import Advance
+from emray.context import Context
 from emray.records import GenerationTask
-from emray.spec import GenerateSpec, ResourcesSpec
-from emray.store import Store
+from emray.spec import GenerateSpec
 
 if TYPE_CHECKING:
     from emray.generate.pipeline import Stream
 
 
-def run(
-    tasks: Sequence[GenerationTask],
-    *,
-    model_paths: Mapping[str, str],
-    spec: GenerateSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    advance: Advance,
-) -> None:
-    """Do every task and write its rows; `advance` counts answers. Ray must be running.
+def run(tasks: Iterable[GenerationTask], *, spec: GenerateSpec, context: Context) -> None:
+    """Do every task and write its rows; `context.advance` counts answers. Ray must be running.
 
-    `model_paths` maps a cell's model name to a folder or hub id. Raises StageError when no engine can work at all;
-    rows written until then stay.
+    Raises StageError when no engine can work at all; rows written until then stay.
     """
     from emray.generate.pipeline import generate
 
-    generate(tasks, model_paths=model_paths, spec=spec, resources=resources, store=store, advance=advance)
+    generate(tasks, spec=spec, context=context)
 
 
-def streams(
-    tasks: Sequence[GenerationTask],
-    *,
-    model_paths: Mapping[str, str],
-    spec: GenerateSpec,
-    resources: ResourcesSpec,
-    store: Store,
-) -> "Iterator[Stream]":
+def streams(tasks: Iterable[GenerationTask], *, spec: GenerateSpec, context: Context) -> "Iterator[Stream]":
     """The same for a stage that follows at once: a lazy dataset of rows per model, each row stored before it comes by.
 
     Chain to `rows` and take what comes out within `followed(advance)`, one stream after the other.
     """
     from emray.generate import pipeline
 
-    return pipeline.streams(tasks, model_paths=model_paths, spec=spec, resources=resources, store=store)
+    return pipeline.streams(tasks, spec=spec, context=context)

@@ -6,8 +6,7 @@ when it alone is larger than two, so that no two engines read the same adapter w
 
 from collections.abc import Sequence
 
-from emray.records import Arm, Cell, GenerationTask
-from emray.store import Store
+from emray.records import GenerationTask
 
 Block = tuple[GenerationTask, ...]
 
@@ -57,13 +56,3 @@ def _pieces(tasks: Sequence[GenerationTask], samples_per_block: int) -> list[lis
             piece.append(task)
         pieces.append(piece)
     return pieces
-
-
-def is_whole_model(store: Store, cell: Cell) -> bool:
-    """Whether training left a model of its own (`train.strategy: full`) rather than an adapter."""
-    return cell.arm != Arm.BASE and store.exists(f"adapters/{cell.key}/config.json")
-
-
-def needs_adapter(store: Store, cell: Cell) -> bool:
-    """Whether the cell answers through a LoRA adapter on its base model."""
-    return cell.arm != Arm.BASE and not is_whole_model(store, cell)

@@ -78,6 +78,7 @@ class EngineConfig:
     tensor_parallel: int = 1
     gpu: bool = False
     served: Served | None = None  # for engine openai
+    whole_cell: str | None = None  # key of the cell whose own model answers, in place of `model_path`
 
 
 class Engine(Protocol):

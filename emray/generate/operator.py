@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
@@ -19,9 +20,9 @@ import pyarrow.compute as pc
 
 from emray.errors import EmrayError, StageError
 from emray.generate.attempts import MAX_ATTEMPTS, Attempt, Tally
-from emray.generate.blocks import Block, needs_adapter
+from emray.generate.blocks import Block
 from emray.generate.engine import Adapter, Engine, EngineConfig, EngineDied, Finished, Request, Sample, one_line, start
-from emray.records import GENERATION_SCHEMA, FinishReason, GenerationTask, prompt_text
+from emray.records import GENERATION_SCHEMA, Answerer, FinishReason, GenerationTask, prompt_text
 from emray.store import Kind, Store
 
 FLUSH_S = 10.0  # rows wait at most about this long for the store, so a killed engine loses no more work than that
@@ -104,12 +105,17 @@ class Generator:
         with self._starting:
             if self._engine is None:
                 try:
-                    self._engine = self._start(self._config)
+                    self._engine = self._start(self._located())
                 except EmrayError:
                     raise
                 except Exception as error:
                     raise EngineDied(f"{self._config.engine} does not start: {one_line(error)}") from error
             return self._engine
+
+    def _located(self) -> EngineConfig:
+        """The configuration, with a cell's own model where it lies on this machine."""
+        cell = self._config.whole_cell
+        return replace(self._config, model_path=str(self._store.adapter_folder(cell))) if cell else self._config
 
     def _give_up(self, tasks: Sequence[GenerationTask], attempt: Attempt) -> list[Row]:
         """Error rows for what killed the engine every time; StageError when no engine ever finished anything."""
@@ -126,9 +132,8 @@ class Generator:
         return rows
 
     def _request(self, task: GenerationTask) -> Request:
-        cell = task.cell
-        adapted = needs_adapter(self._store, cell)
-        adapter = Adapter(cell.key, self._store.adapter_folder(cell.key)) if adapted else None
+        key, adapted = task.cell.key, task.weights.answerer == Answerer.ADAPTER
+        adapter = Adapter(key, self._store.adapter_folder(key)) if adapted else None
         seeds = tuple(task.seed + task.first_sample + i for i in range(task.num_samples))
         return Request(task.prompt.messages, adapter, seeds)
 

@@ -7,7 +7,7 @@ changes no row.
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +16,17 @@ import ray
 import ray.data
 import ray.exceptions
 
+from emray.context import Context
 from emray.endpoint.client import credentials
 from emray.errors import EmrayError, StageError
 from emray.generate import vllm_engine
 from emray.generate.attempts import Attempt, Attempts, Tally
-from emray.generate.blocks import Block, by_adapter, is_whole_model, needs_adapter, num_adapters, num_samples, pack
+from emray.generate.blocks import Block, by_adapter, num_adapters, num_samples, pack
 from emray.generate.engine import EngineConfig, EngineName, Served, choose_engine, one_line
 from emray.generate.operator import Generator, Ledger, as_table
 from emray.model.weights import hosted_name
 from emray.progress import Advance
-from emray.records import Cell, GenerationTask
+from emray.records import Answerer, GenerationTask
 from emray.spec import GenerateSpec, ResourcesSpec
 from emray.store import Store
 
@@ -35,33 +36,18 @@ WATCH_S = 0.5
 SAMPLES_PER_BLOCK = 512  # twice what an engine decodes at once: borders are cheap, progress is seen
 
 
-def generate(
-    tasks: Sequence[GenerationTask],
-    *,
-    model_paths: Mapping[str, str],
-    spec: GenerateSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    advance: Advance,
-) -> None:
+def generate(tasks: Iterable[GenerationTask], *, spec: GenerateSpec, context: Context) -> None:
     """See emray.generate.run."""
-    for flow in streams(tasks, model_paths=model_paths, spec=spec, resources=resources, store=store):
-        with flow.followed(advance):
+    for flow in streams(tasks, spec=spec, context=context):
+        with flow.followed(context.advance):
             for _ in flow.rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 pass  # they are in the store
 
 
-def streams(
-    tasks: Sequence[GenerationTask],
-    *,
-    model_paths: Mapping[str, str],
-    spec: GenerateSpec,
-    resources: ResourcesSpec,
-    store: Store,
-) -> Iterator["Stream"]:
+def streams(tasks: Iterable[GenerationTask], *, spec: GenerateSpec, context: Context) -> Iterator["Stream"]:
     """See emray.generate.streams."""
-    for path, mine in _by_weights(tasks, model_paths=model_paths, store=store).items():
-        yield stream(mine, model_path=path, spec=spec, resources=resources, store=store)
+    for mine in _by_weights(tasks).values():
+        yield stream(mine, spec=spec, context=context)
 
 
 @dataclass(frozen=True)
@@ -112,20 +98,14 @@ class Stream:
         return said or StageError(f"generation failed: {one_line(cause)}")
 
 
-def stream(
-    tasks: Sequence[GenerationTask],
-    *,
-    model_path: str,
-    spec: GenerateSpec,
-    resources: ResourcesSpec,
-    store: Store,
-) -> Stream:
+def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Context) -> Stream:
     """One model's tasks, nothing started yet."""
+    resources = context.resources
     elsewhere = spec.engine == "openai"
     gpu = ray.cluster_resources().get("GPU", 0) >= 1 and not elsewhere
     num_engines = resources.engines or _default_engines(resources, gpu=gpu)
     blocks = pack(tasks, samples_per_block=SAMPLES_PER_BLOCK)
-    config = _engine_config(blocks, model_path=model_path, spec=spec, resources=resources, store=store, gpu=gpu)
+    config = _engine_config(blocks, spec=spec, context=context, gpu=gpu)
     _quiet()
     attempts = ray.remote(Attempts).options(num_cpus=0).remote()
     source = ray.data.from_arrow([as_table(number, block) for number, block in enumerate(blocks)])
@@ -134,7 +114,7 @@ def stream(
         Generator,
         batch_size=1,  # one row is one block; Ray Data refuses None where GPUs are asked for
         batch_format="pyarrow",
-        fn_constructor_args=(config, store),
+        fn_constructor_args=(config, context.store),
         fn_constructor_kwargs={"ledger": _ledger(attempts)},
         compute=ray.data.ActorPoolStrategy(
             size=min(num_engines, len(blocks)),
@@ -149,69 +129,45 @@ def stream(
     return Stream(rows, config.engine, attempts)
 
 
-def _by_weights(
-    tasks: Sequence[GenerationTask], *, model_paths: Mapping[str, str], store: Store
-) -> dict[str, list[GenerationTask]]:
-    """Tasks by the weights that an engine loads: a base model with its adapters, or a fully trained cell's own."""
-    weights = {
-        cell.key: str(store.adapter_folder(cell.key)) if is_whole_model(store, cell) else model_paths[cell.model]
-        for cell in {task.cell for task in tasks}
-    }
+def _by_weights(tasks: Iterable[GenerationTask]) -> dict[str, list[GenerationTask]]:
+    """Tasks by the model that an engine loads: a base model with its adapters, or a fully trained cell's own."""
     groups: dict[str, list[GenerationTask]] = {}
     for task in tasks:
-        groups.setdefault(weights[task.cell.key], []).append(task)
+        whole = task.weights.answerer == Answerer.WHOLE
+        groups.setdefault(task.cell.key if whole else task.weights.location, []).append(task)
     return groups
 
 
-def _engine_config(
-    blocks: Sequence[Block],
-    *,
-    model_path: str,
-    spec: GenerateSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    gpu: bool,
-) -> EngineConfig:
-    tasks = [task for block in blocks for task in block]
-    adapted = by_adapter([task for task in tasks if needs_adapter(store, task.cell)])
+def _engine_config(blocks: Sequence[Block], *, spec: GenerateSpec, context: Context, gpu: bool) -> EngineConfig:
+    tasks, resources = [task for block in blocks for task in block], context.resources
+    adapted = by_adapter([task for task in tasks if task.weights.answerer == Answerer.ADAPTER])
     engine: EngineName = choose_engine(spec)
     return EngineConfig(
         engine=engine,
-        model_path=model_path,
+        model_path=tasks[0].weights.location,
         temperature=spec.temperature,
         top_p=spec.top_p,
         max_tokens=spec.max_tokens,
         prompts=tuple(dict.fromkeys(task.prompt.messages for task in tasks)),
         num_adapters=len(adapted),
-        max_lora_rank=0 if engine == "openai" else max((_lora_rank(store, key) for key in adapted), default=0),
+        max_lora_rank=max(task.weights.rank for task in tasks),
         samples_per_adapter=min((num_samples(group) for group in adapted.values()), default=1),
         adapters_per_block=max(num_adapters(block) for block in blocks),
         threads=max(1, int(resources.cpus_per_engine)),
         tensor_parallel=resources.tensor_parallel if gpu else 1,
         gpu=gpu,
-        served=_served(tasks, model_path=model_path, spec=spec, store=store) if engine == "openai" else None,
+        served=_served(tasks, spec=spec, store=context.store) if engine == "openai" else None,
+        whole_cell=tasks[0].cell.key if tasks[0].weights.answerer == Answerer.WHOLE else None,
     )
 
 
-def _served(tasks: Sequence[GenerationTask], *, model_path: str, spec: GenerateSpec, store: Store) -> Served:
+def _served(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, store: Store) -> Served:
     """The names that the endpoint knows the tasks' cells by."""
-    cells = {task.cell for task in tasks}
-    names = {cell.key: _served_name(cell, spec) for cell in cells}
-    whole = next((names[cell.key] for cell in cells if is_whole_model(store, cell)), None)
-    base = whole or hosted_name(model_path) or next(iter(cells)).model
-    adapters = {cell.key: names[cell.key] for cell in cells if needs_adapter(store, cell)}
+    first = tasks[0]
+    alone = (task.weights.served_as for task in tasks if task.weights.answerer != Answerer.ADAPTER)
+    base = next(alone, hosted_name(first.weights.location) or first.cell.model)
+    adapters = {task.cell.key: task.weights.served_as for task in tasks if task.weights.answerer == Answerer.ADAPTER}
     return Served(spec.endpoint, base, adapters, store.root)
-
-
-def _served_name(cell: Cell, spec: GenerateSpec) -> str:
-    return spec.endpoint.served_adapter.format(
-        key=cell.key, model=cell.model, domain=cell.domain, arm=cell.arm, seed=cell.seed, step=cell.step
-    )
-
-
-def _lora_rank(store: Store, key: str) -> int:
-    config = store.read_json(f"adapters/{key}/adapter_config.json")
-    return max([config["r"], *(config.get("rank_pattern") or {}).values()])
 
 
 def _default_engines(resources: ResourcesSpec, *, gpu: bool) -> int:

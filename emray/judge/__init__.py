@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from emray.context import Context
 from emray.data import Question
 from emray.endpoint.journal import journaled_keys
 from emray.endpoint.prices import cost_usd
 from emray.judge.tasks import JudgeTask, missing
-from emray.progress import Advance
-from emray.spec import JudgeSpec, ResourcesSpec
-from emray.store import Store
+from emray.spec import JudgeSpec
 
 if TYPE_CHECKING:
     from emray.judge.stage import JudgeRows
@@ -22,48 +21,26 @@ if TYPE_CHECKING:
 __all__ = ["JudgeTask", "cost_usd", "journaled_keys", "missing", "run", "run_here", "streaming"]
 
 
-def run(
-    tasks: Sequence[JudgeTask],
-    *,
-    spec: JudgeSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    base_url: str | None,
-    advance: Advance,
-) -> None:
+def run(tasks: Sequence[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context) -> None:
     """Write a verdict for every task, within an initialised Ray. `base_url` None: as openai users set it.
 
     Raises EndpointUnreachable, or StageError when our key, model or quota is refused; what was earned is kept.
     """
     from emray.judge import stage  # the openai SDK loads when there is something to judge
 
-    stage.run(tasks, spec=spec, resources=resources, store=store, base_url=base_url, advance=advance)
+    stage.run(tasks, spec=spec, base_url=base_url, context=context)
 
 
-def run_here(
-    tasks: Sequence[JudgeTask],
-    *,
-    spec: JudgeSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    base_url: str | None,
-    advance: Advance,
-) -> None:
+def run_here(tasks: Sequence[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context) -> None:
     """The same in this process alone, without Ray."""
     from emray.judge import stage
 
-    stage.run(tasks, spec=spec, resources=resources, store=store, base_url=base_url, advance=advance, alone=True)
+    stage.run(tasks, spec=spec, base_url=base_url, context=context, alone=True)
 
 
 @contextmanager
 def streaming(
-    *,
-    questions: Sequence[Question],
-    spec: JudgeSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    base_url: str | None,
-    advance: Advance,
+    *, questions: Sequence[Question], spec: JudgeSpec, base_url: str | None, context: Context
 ) -> "Iterator[JudgeRows]":
     """The sweep's judge at the ready for generations as they come, within an initialised Ray.
 
@@ -72,7 +49,5 @@ def streaming(
     """
     from emray.judge import stage
 
-    with stage.streaming(
-        questions=questions, spec=spec, resources=resources, store=store, base_url=base_url, advance=advance
-    ) as judge_rows:
+    with stage.streaming(questions=questions, spec=spec, base_url=base_url, context=context) as judge_rows:
         yield judge_rows

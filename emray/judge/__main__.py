@@ -18,6 +18,7 @@ from rich.console import Console
 
 from emray import judge
 from emray.cluster import connected
+from emray.context import Context
 from emray.errors import DataError, EmrayError
 from emray.judge.tasks import JudgeTask, canonical_request, judged
 from emray.progress import progress_line
@@ -138,7 +139,8 @@ def _judge(
         progress_line("judge", total=len(tasks), console=console) as advance,
     ):
         ask = judge.run_here if alone else judge.run
-        ask(tasks, spec=spec, resources=resources, store=store, base_url=arguments.base_url, advance=advance)
+        context = Context(store=store, resources=resources, advance=advance)
+        ask(tasks, spec=spec, base_url=arguments.base_url, context=context)
 
 
 def _write_replies(tasks: Sequence[JudgeTask], store: Store) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from emray.context import Context
 from emray.data import Question
 from emray.endpoint.journal import compact
 from emray.endpoint.pool import Owners
@@ -20,7 +21,7 @@ from emray.endpoint.worker import batches_at_once
 from emray.errors import EndpointUnreachable, StageError
 from emray.judge.tasks import follow_up, tasks_of
 from emray.judge.verdicts import BatchResult, JudgeRequest, by_key, judge_batch, judge_requests, requests_of, warm_up
-from emray.spec import JudgeSpec, ResourcesSpec
+from emray.spec import JudgeSpec
 from emray.store import Store
 
 ROUTER_CPUS = 0.1
@@ -65,17 +66,22 @@ class JudgePool:
     """Workers at the ready. `attach` them to a dataset, then follow its `results`."""
 
     def __init__(
-        self, *, spec: JudgeSpec, resources: ResourcesSpec, store: Store, base_url: str | None,
-        questions: Sequence[Question] = (), budget_usd: float | None = None,
-    ) -> None:  # fmt: skip
-        self._spec, self._store, self._questions = spec, store, questions
+        self,
+        *,
+        spec: JudgeSpec,
+        base_url: str | None,
+        context: Context,
+        questions: Sequence[Question] = (),
+        budget_usd: float | None = None,
+    ) -> None:
+        self._spec, self._store, self._questions = spec, context.store, questions
         self._calls = batches_at_once(spec)
         self._owners = Owners(
             spec,
             model=spec.model,
-            store=store,
+            store=context.store,
             base_url=base_url,
-            num_workers=resources.judge_workers,
+            num_workers=context.resources.judge_workers,
             budget_usd=budget_usd,
             follow_up=follow_up(spec),
         )
@@ -104,21 +110,18 @@ class JudgePool:
 def judge_pool(
     *,
     spec: JudgeSpec,
-    resources: ResourcesSpec,
-    store: Store,
     base_url: str | None,
+    context: Context,
     questions: Sequence[Question] = (),
     budget_usd: float | None = None,
 ) -> Iterator[JudgePool]:
     """Workers for the length of the block, then a compact journal. Give `questions` to judge generations."""
-    pool = JudgePool(
-        spec=spec, resources=resources, store=store, base_url=base_url, questions=questions, budget_usd=budget_usd
-    )
+    pool = JudgePool(spec=spec, base_url=base_url, context=context, questions=questions, budget_usd=budget_usd)
     try:
         yield pool
     finally:
         pool.close()
-    compact(store)
+    compact(context.store)
 
 
 def results(counts: "ray.data.Dataset") -> Iterator[BatchResult]:

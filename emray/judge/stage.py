@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+from emray.context import Context
 from emray.data import Question
 from emray.endpoint.batches import FOLDER, BatchQueue, Ledger
 from emray.endpoint.journal import compact, read_journal
@@ -34,7 +35,7 @@ from emray.judge.verdicts import (
     warm_up,
 )
 from emray.progress import Advance
-from emray.spec import TOY, JudgeSpec, ResourcesSpec
+from emray.spec import TOY, JudgeSpec
 from emray.store import Kind, Store
 
 ROWS_A_PART = 10_000  # verdict rows written at once
@@ -44,39 +45,34 @@ JudgeRows = Callable[[Any], None]  # takes a dataset of generations
 
 
 def run(
-    tasks: Sequence[JudgeTask],
-    *,
-    spec: JudgeSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    base_url: str | None,
-    advance: Advance,
-    alone: bool = False,
+    tasks: Sequence[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context, alone: bool = False
 ) -> None:
     """See `emray.judge.run`; `alone` judges in this process, without Ray."""
-    if resources.retry_failed:
-        store.delete_rows(Kind.VERDICTS, {task.key for task in tasks})
+    if context.resources.retry_failed:
+        context.store.delete_rows(Kind.VERDICTS, {task.key for task in tasks})
     for number, judge in enumerate(judges(spec)):
         mine = [task for task in tasks if task.judge == number]
         if mine:
             url = base_url if judge.base_url in (None, TOY) else judge.base_url
-            _Run(judge, resources, store, url if number else base_url, advance, alone).judge(mine)
+            _Run(judge, url if number else base_url, context, alone).judge(mine)
 
 
 class _Run(NamedTuple):
     """One judge's turn."""
 
     spec: JudgeSpec
-    resources: ResourcesSpec
-    store: Store
     base_url: str | None
-    advance: Advance
+    context: Context
     alone: bool
+
+    @property
+    def store(self) -> Store:
+        return self.context.store
 
     def judge(self, tasks: Sequence[JudgeTask]) -> None:
         budget_usd = _budget_usd(self.spec, self.store)
         grouped = by_key(tasks)
-        known = _use_journal(grouped, store=self.store, spec=self.spec, advance=self.advance)
+        known = _use_journal(grouped, store=self.store, spec=self.spec, advance=self.context.advance)
         if not grouped:
             return
         if self.spec.mode == "replay":
@@ -87,7 +83,11 @@ class _Run(NamedTuple):
         if self.spec.mode == "online":
             _refuse_what_is_under_way(grouped, store=self.store)
         ask = self._ask_batches if self.spec.mode == "batch" else self._ask_here if self.alone else self._ask_pool
-        follow(ask(judge_requests(grouped, spec=self.spec), known, budget_usd), spec=self.spec, advance=self.advance)
+        follow(
+            ask(judge_requests(grouped, spec=self.spec), known, budget_usd),
+            spec=self.spec,
+            advance=self.context.advance,
+        )
 
     def _ask_here(
         self, requests: Sequence[JudgeRequest], known: Mapping[str, Reply], budget_usd: float | None
@@ -122,7 +122,7 @@ class _Run(NamedTuple):
             store=self.store,
             base_url=self.base_url,
             budget_usd=budget_usd,
-            advance=self.advance,
+            advance=self.context.advance,
         )
         with closing(queue):
             yield from waves.run(queue)
@@ -138,41 +138,23 @@ class _Run(NamedTuple):
 
         from emray.judge.pool import judge_pool, results
 
-        batches = _in_batches(requests, size=BATCH * self.resources.judge_workers)
+        batches = _in_batches(requests, size=BATCH * self.context.resources.judge_workers)
         tables = [request_table(batch) for batch in batches]
-        with judge_pool(
-            spec=self.spec,
-            resources=self.resources,
-            store=self.store,
-            base_url=self.base_url,
-            budget_usd=budget_usd,
-        ) as pool:
+        with judge_pool(spec=self.spec, base_url=self.base_url, context=self.context, budget_usd=budget_usd) as pool:
             yield from results(pool.attach(ray.data.from_arrow(tables)))
 
 
 @contextmanager
 def streaming(
-    *,
-    questions: Sequence[Question],
-    spec: JudgeSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    base_url: str | None,
-    advance: Advance,
+    *, questions: Sequence[Question], spec: JudgeSpec, base_url: str | None, context: Context
 ) -> Iterator[JudgeRows]:
     """See `emray.judge.streaming`."""
     from emray.judge.pool import judge_pool, results
 
-    _refuse_what_is_under_way(store=store)
-    with judge_pool(
-        spec=spec,
-        resources=resources,
-        store=store,
-        base_url=base_url,
-        questions=questions,
-        budget_usd=_budget_usd(spec, store),
-    ) as pool:
-        yield lambda rows: follow(results(pool.attach(rows)), spec=spec, advance=advance)
+    _refuse_what_is_under_way(store=context.store)
+    budget_usd = _budget_usd(spec, context.store)
+    with judge_pool(spec=spec, base_url=base_url, context=context, questions=questions, budget_usd=budget_usd) as pool:
+        yield lambda rows: follow(results(pool.attach(rows)), spec=spec, advance=context.advance)
 
 
 def follow(done: Iterator[BatchResult], *, spec: JudgeSpec, advance: Advance) -> None:

@@ -52,9 +52,18 @@ def checkpoint_key(adapter: str, *, step: int) -> str:
 def generation_keys(
     adapter: str, *, prompt: str, sampling: Mapping[str, Any], samples: Sequence[int]
 ) -> tuple[str, ...]:
-    """Keys of several samples of one prompt (hashed from one prefix: there are millions)."""
-    prefix = key_of("generation", [adapter, prompt, dict(sampling)])
-    return tuple(hashlib.sha256(f"{prefix}#{k}".encode()).hexdigest()[:KEY_LENGTH] for k in samples)
+    """Keys of several samples of one prompt to one adapter."""
+    return series_keys(generation_series(adapter, prompt=prompt, sampling=sampling), samples=samples)
+
+
+def generation_series(adapter: str, *, prompt: str, sampling: Mapping[str, Any]) -> str:
+    """What the samples of one prompt to one adapter have in common."""
+    return key_of("generation", [adapter, prompt, dict(sampling)])
+
+
+def series_keys(series: str, *, samples: Sequence[int]) -> tuple[str, ...]:
+    """Generation keys of samples of a series (hashed from one prefix: there are millions)."""
+    return tuple(hashlib.sha256(f"{series}#{k}".encode()).hexdigest()[:KEY_LENGTH] for k in samples)
 
 
 def sampling_seed(adapter: str, *, prompt: str) -> int:

@@ -1,7 +1,7 @@
-"""The nouns of a sweep as plain values: arms and conditions, cells, prompts, work to do, and how things ended.
+"""The nouns of a sweep as plain values: arms and conditions, cells, prompts, and how things ended.
 
-Not for keys (keys.py) or tables (schemas.py), nor for reading or writing (store/). The invariant: all are frozen and
-picklable, and carry their key with them.
+Not for keys (keys.py), work (work.py) or tables (schemas.py), nor for reading or writing (store/). The invariant: all
+are frozen and picklable, and carry their key with them.
 """
 
 from dataclasses import dataclass
@@ -99,32 +99,3 @@ class Prompt:
     condition: Condition
     messages: Messages
     key: str
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """A cell that needs an adapter: where its base model lies and which rows (by digest) it is trained on."""
-
-    cell: Cell
-    model_path: str
-    rows_digest: str
-    checkpoints: tuple[tuple[int, str], ...] = ()  # (step, adapter key) of adapters kept on the way
-
-
-@dataclass(frozen=True)
-class GenerationTask:
-    """A contiguous run of samples of one prompt from one cell: samples first_sample .. first_sample + num_samples - 1.
-
-    `keys[i]` is the generation key of sample first_sample + i. Sample k is drawn with seed `seed + k`, so a sample
-    does not depend on which others are drawn in the same call.
-    """
-
-    cell: Cell
-    prompt: Prompt
-    first_sample: int
-    keys: tuple[str, ...]
-    seed: int
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.keys)

@@ -15,20 +15,13 @@ Not for what is missing (plan.py) or where adapters lie (store/). Importing this
 
 from collections.abc import Mapping, Sequence
 
-from emray.progress import Advance
+from emray.context import Context
 from emray.records import Messages, TrainJob
-from emray.spec import ResourcesSpec, TrainSpec
-from emray.store import Store
+from emray.spec import TrainSpec
 
 
 def run(
-    jobs: Sequence[TrainJob],
-    *,
-    datasets: Mapping[str, Sequence[Messages]],
-    spec: TrainSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    advance: Advance,
+    jobs: Sequence[TrainJob], *, datasets: Mapping[str, Sequence[Messages]], spec: TrainSpec, context: Context
 ) -> None:
     """Train every job on the Ray cluster that is already connected; `datasets` holds the examples by rows digest.
 
@@ -38,4 +31,4 @@ def run(
     from emray.train.schedule import train_cells
 
     if jobs:
-        train_cells(jobs, datasets=datasets, spec=spec, resources=resources, store=store, advance=advance)
+        train_cells(jobs, datasets=datasets, spec=spec, context=context)

@@ -22,10 +22,11 @@ from ray.train import WorkerGroupError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from emray.context import Context
 from emray.errors import StageError
 from emray.progress import Advance
 from emray.records import Messages, TrainJob
-from emray.spec import ResourcesSpec, TrainSpec
+from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train.curves import run_name, tune_callbacks
 from emray.train.placement import MAX_PENDING, adapters_per_step, auto_strategy, bundles, concurrency, nodes_that_hold
@@ -36,15 +37,10 @@ LOOK_EVERY_S = 5.0  # at the nodes, for retries that wait for one that has gone
 
 
 def train_cells(
-    jobs: Sequence[TrainJob],
-    *,
-    datasets: Mapping[str, Sequence[Messages]],
-    spec: TrainSpec,
-    resources: ResourcesSpec,
-    store: Store,
-    advance: Advance,
+    jobs: Sequence[TrainJob], *, datasets: Mapping[str, Sequence[Messages]], spec: TrainSpec, context: Context
 ) -> None:
     """Train every job, longest first; see emray.train.run."""
+    resources, advance = context.resources, context.advance
     ordered = longest_first(jobs, datasets=datasets)
     if spec.strategy == "auto":
         spec, reason = auto_strategy(ordered, spec=spec, resources=resources)
@@ -54,7 +50,7 @@ def train_cells(
         row_refs={digest: ray.put(datasets[digest]) for digest in {job.rows_digest for job in ordered}},
         spec=spec,
         resources=resources,
-        store=store,
+        store=context.store,
     )
     mixed = adapters_per_step(ordered, datasets=datasets, spec=spec, resources=resources)
     if resources.adapters_per_step == "auto":
@@ -64,10 +60,10 @@ def train_cells(
         attempts=resources.train_attempts,
         nodes=partial(nodes_that_hold, bundles(spec, resources).required_resources),
     )
-    outcomes = _Outcomes(shared.jobs, store=store, queue=queue, advance=advance)
+    outcomes = _Outcomes(shared.jobs, store=context.store, queue=queue, advance=advance)
     with tempfile.TemporaryDirectory(prefix="emray-tune-") as folder, _quiet(folder):
         _tuner(shared, queue=queue, callbacks=[outcomes, *tune_callbacks(resources.track)], folder=folder).fit()
-    _check_complete(jobs, store=store)
+    _check_complete(jobs, store=context.store)
 
 
 def _tuner(shared: Shared, *, queue: CellQueue, callbacks: list[tune.Callback], folder: str) -> tune.Tuner:

@@ -1,0 +1,61 @@
+"""What is to be done, as plain values: cells to train, samples to draw, and whose weights draw them.
+
+Not for deciding what is missing (plan). The invariant: a piece of work carries all that is needed to do it, and is
+small however much comes of it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from emray.records.keys import series_keys
+from emray.records.nouns import Cell, Prompt
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A cell that needs an adapter: where its base model lies and which rows (by digest) it is trained on."""
+
+    cell: Cell
+    model_path: str
+    rows_digest: str
+    checkpoints: tuple[tuple[int, str], ...] = ()  # (step, adapter key) of adapters kept on the way
+
+
+class Answerer(StrEnum):
+    """What of a cell's weights answers."""
+
+    BASE = "base"  # the base model alone
+    ADAPTER = "adapter"  # a LoRA adapter on it
+    WHOLE = "whole"  # a model of the cell's own (train.strategy: full)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a cell's weights are and who serves them, decided once, when planning."""
+
+    answerer: Answerer
+    location: str  # of the base model: a folder, org/name@commit, or hosted:NAME
+    rank: int = 0  # of the LoRA adapter
+    served_as: str = ""  # the name that an endpoint (generate.engine: openai) knows them by
+
+
+@dataclass(frozen=True)
+class GenerationTask:
+    """A contiguous run of samples of one prompt from one cell: samples first_sample .. first_sample + num_samples - 1.
+
+    Sample k has a key of the `series` and is drawn with seed `seed + k`, so it does not depend on which others are
+    drawn in the same call.
+    """
+
+    cell: Cell
+    prompt: Prompt
+    weights: Weights
+    series: str  # as generation_series gives it
+    seed: int
+    first_sample: int
+    num_samples: int
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Generation keys: `keys[i]` is that of sample first_sample + i."""
+        return series_keys(self.series, samples=range(self.first_sample, self.first_sample + self.num_samples))
