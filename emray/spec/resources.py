@@ -5,7 +5,7 @@ Not for what is computed. The invariant: nothing here is part of a key.
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from emray.spec.section import Section
 
@@ -13,8 +13,14 @@ from emray.spec.section import Section
 class ResourcesSpec(Section):
     """How to compute: never part of a key."""
 
+    accelerator: str = Field(
+        "auto",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="what trains and answers: cpu, gpu (waited for), a type of GPU as Ray names it (H100, L40S), or "
+        "auto: GPUs where the cluster has or starts any; else a CPU for small models, and a refusal for others",
+    )
     cpus_per_trial: float = Field(1, gt=0)
-    gpus_per_trial: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    gpus_per_trial: float | None = Field(None, ge=0, description="default: 1 on GPUs, else 0")
     max_concurrent_trials: int | None = Field(None, ge=1, description="default: as many as fit")
     token_budget: int = Field(8192, ge=256, description="tokens of one training pass; what a GPU's memory allows")
     adapters_per_step: int | Literal["auto"] = Field(
@@ -44,3 +50,9 @@ class ResourcesSpec(Section):
         if value != "auto" and not (isinstance(value, int) and value >= 1):
             raise ValueError("a whole number of at least 1, or auto")
         return value
+
+    @model_validator(mode="after")
+    def _no_gpus_of_a_cpu(self) -> "ResourcesSpec":
+        if self.accelerator == "cpu" and self.gpus_per_trial:
+            raise ValueError(f"gpus_per_trial: {self.gpus_per_trial:g} contradicts accelerator: cpu; leave one out")
+        return self
