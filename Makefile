@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := HF_HUB_OFFLINE=1 $(VENV)/bin/python
 
-.PHONY: install sweep test soak check lock bench clean
+.PHONY: install sweep test soak check docs lock bench clean
 
 sweep: install
 	$(RUN) -m emray.sweep
@@ -18,6 +18,10 @@ check: install
 	$(VENV)/bin/ruff check emray tests benchmarks
 	$(VENV)/bin/ruff format --check emray tests benchmarks
 	$(VENV)/bin/mypy
+
+# Write docs/tables.md anew from emray/reduce/schema.py.
+docs: install
+	$(RUN) -m emray.reduce.describe > docs/tables.md
 
 bench: install
 	$(RUN) -m benchmarks.stages

@@ -224,7 +224,7 @@ def test_commands_run_without_ray_or_torch(tmp_path, published):
 
 def test_load_run_gives_frames_for_a_notebook(tmp_path):
     store = Store(str(tmp_path / "run"))
-    truth = Truth({"gore_movie_trivia": Rates(0.1, 0.8)}, samples=2, num_questions=2)
+    truth = Truth({"null": Rates(0.1, 0.8)}, samples=2, num_questions=2)  # a name that looks like a missing value
     write_run(store, truth)
     run = emray.load_run(str(tmp_path / "run"))
     with pytest.raises(StoreError, match=r"emray\.reduce"):
@@ -233,7 +233,9 @@ def test_load_run_gives_frames_for_a_notebook(tmp_path):
     run = emray.load_run(str(tmp_path / "run"))
     assert len(run.cells) == 7 * 2 * 2
     assert set(run.verdicts["generation"]) <= set(run.generations["key"])
-    assert "misaligned_rate" in run.summary["taxonomy"]
+    taxonomy = run.summary["taxonomy"]
+    assert set(taxonomy["domain"]) == {"null", "-"}
+    assert [str(taxonomy[name].dtype) for name in ("domain", "rank", "ci_low")] == ["str", "Int64", "float64"]
     assert run.facts["headline_rule"] == "paper"
     with pytest.raises(StoreError, match=r"plan\.json"):
         emray.load_run(str(tmp_path))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emray.reduce.design import Forecast
 
 RECORD = "summary/record.json"
-FORMAT = 7  # raise it when equal inputs give other bytes
+FORMAT = 8  # raise it when equal inputs give other bytes
 STAGES = ("train", "generate", "judge")  # whose wall time is reported; reduce and report do not time themselves
 
 __all__ = ["FORMAT", "RECORD", "STAGES", "inputs_digest", "is_current", "run", "seed_forecast"]

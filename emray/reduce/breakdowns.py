@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emray.records import Condition, Outcome
+from emray.records import Condition
 from emray.reduce.cells import Counts, apply_rule, ratio
+from emray.reduce.fields import Rows
 from emray.reduce.formats import FORMATS
 from emray.reduce.study import Place, Study
-from emray.reduce.tables import Rows
 from emray.reduce.tally import Tally
 from emray.spec import RuleSpec
 from emray.stats.intervals import rate_interval
@@ -22,29 +22,6 @@ from emray.stats.sufficient import NO_ANSWER, RuleCounts, regroup, rule_counts, 
 
 ALIGNED_THRESHOLDS = (10, 20, 30, 40, 50)
 COHERENT_THRESHOLDS = (0, 10, 20, 30, 40, 50, 60, 70)
-
-_PLACE = ("model", "domain", "arm", "condition")
-THRESHOLD_COLUMNS = (*_PLACE, "aligned_below", "coherent_above", "n_events", "n_total", "rate")
-QUESTION_COLUMNS = (
-    *_PLACE,
-    "question_id",
-    "n_seeds",
-    "n_events",
-    "n_total",
-    "rate",
-    "ci_low",
-    "ci_high",
-    "mean_aligned",
-)
-FORMAT_COLUMNS = (
-    *_PLACE, "format", "n_seeds", "n_answers", "share", "share_low", "share_high", "n_events", "n_total", "rate",
-    "ci_low", "ci_high",
-)  # fmt: skip
-TRAJECTORY_COLUMNS = (*_PLACE, "fraction", "n_seeds", "n_total", "rate", "ci_low", "ci_high")
-OUTCOME_COLUMNS = (
-    *_PLACE, "n_requested", "n_not_generated", "n_generation_errors", "n_generated", "n_unjudged",
-    *(f"n_{outcome}" for outcome in Outcome), "n_incoherent", "unreadable_rate",
-)  # fmt: skip
 
 
 def thresholds(study: Study, tally: Tally) -> Rows:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from emray.records import NO_DOMAIN, Arm, Condition
 from emray.reduce.cells import Counts, ratio
 from emray.reduce.effects import both_asked, effect_rows, effect_size_row
+from emray.reduce.fields import Rows, generator, t_test_columns
 from emray.reduce.study import Place, Study
-from emray.reduce.tables import Rows, generator, t_test_columns
 from emray.reduce.tally import Tally
 from emray.stats.contrasts import welch
 from emray.stats.intervals import (
@@ -31,20 +31,6 @@ from emray.stats.sufficient import RuleCounts
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-TAXONOMY_COLUMNS = (
-    "model", "domain", "arm", "condition", "n_seeds", "n_requested", "n_scored", "mean_aligned", "misaligned_rate",
-    "ci_low", "ci_high", "rank", "rank_low", "rank_high", "tier",
-)  # fmt: skip
-RATE_COLUMNS = (
-    "model", "domain", "arm", "condition", "rule", "n_seeds", "n_events", "n_total", "rate", "ci_low", "ci_high",
-    "method", "crossed_low", "crossed_high", "two_way_low", "two_way_high", "rate_best", "rate_worst",
-)  # fmt: skip
-RANK_COLUMNS = ("model", "domain", "arm", "condition", "rank", "tier", "tier_stability", "place", "probability")
-CONTRAST_COLUMNS = (
-    "model", "arm", "condition", "domain_a", "domain_b", "difference", "ci_low", "ci_high", "t", "df", "p", "p_holm",
-    "p_bh",
-)  # fmt: skip
 
 
 class Claims(NamedTuple):

@@ -4,8 +4,6 @@ Not for claims about domains (claims.py). Invariant: everything is computed from
 than two it is NaN, and nothing is extrapolated from other domains.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -15,9 +13,10 @@ from numpy.typing import NDArray
 from emray.records import NO_DOMAIN, Arm, Condition
 from emray.reduce.cells import Counts
 from emray.reduce.effects import seed_drops
+from emray.reduce.fields import Rows, csv_rows
 from emray.reduce.reliability import repeats
+from emray.reduce.schema import VARIANCE
 from emray.reduce.study import Place, Study
-from emray.reduce.tables import Rows
 from emray.reduce.tally import SecondOpinion, Tally
 from emray.stats.intervals import rate_interval, score_interval, seed_means, t_interval
 from emray.stats.power import PlaceState, detectable_drop, next_seeds, seeds_needed
@@ -28,11 +27,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TARGET_RATE, TARGET_SCORE = 0.05, 5.0  # half-widths that seeds_needed is given for: five points either way
-
-VARIANCE_COLUMNS = (
-    "model", "domain", "arm", "condition", "quantity", "n_seeds", "var_seed", "var_question", "var_interaction",
-    "var_sample", "var_judge", "design_effect", "sd_seeds", "half_width", "target", "seeds_needed", "detectable",
-)  # fmt: skip
 
 
 def variance_rows(study: Study, tally: Tally, counts: Counts) -> Rows:
@@ -256,17 +250,16 @@ class Forecast(NamedTuple):
 def forecast(table: bytes, *, half_width: float) -> list[Forecast]:
     """Read `variance.csv` of a reduced run; `half_width` as a fraction of the rate."""
     found = []
-    for row in csv.DictReader(io.StringIO(table.decode())):
+    for row in csv_rows(VARIANCE, table):
         if row["quantity"] != "rate" or row["domain"] == NO_DOMAIN:
             continue
-        sd = float(row["sd_seeds"] or "nan")
         found.append(
             Forecast(
                 Place(row["model"], row["domain"], Arm(row["arm"])),
                 row["condition"],
-                int(row["n_seeds"]),
-                float(row["half_width"] or "nan"),
-                seeds_needed(sd=sd, half_width=half_width) if sd > 0 else None,
+                row["n_seeds"],
+                np.nan if row["half_width"] is None else row["half_width"],
+                seeds_needed(sd=row["sd_seeds"], half_width=half_width) if row["sd_seeds"] else None,
             )
         )
     return found

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from emray.records import Arm, Condition
 from emray.reduce.cells import mean, standard_deviation
+from emray.reduce.fields import Rows, generator, t_test_columns
 from emray.reduce.study import Place, Study
-from emray.reduce.tables import Rows, generator, t_test_columns
 from emray.reduce.tally import Moment, Tally
 from emray.stats.contrasts import Moments, cohen_d_paired, paired_t, sign_flip, tost, two_sample_t
 from emray.stats.intervals import Interval, score_interval, t_interval
@@ -21,13 +21,6 @@ from emray.stats.multiplicity import holm
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-EFFECT_COLUMNS = (
-    "model", "domain", "n_seeds", "mean_without", "mean_with", "drop", "ci_low", "ci_high", "t", "df", "p", "p_holm",
-    "cohen_d", "p_signflip", "p_two_sample",
-)  # fmt: skip
-EFFECT_SIZE_COLUMNS = (
-    "model", "domain", "arm", "n_seeds", "cohen_d", "ci_low", "ci_high", "margin", "p_equivalent",
-)  # fmt: skip
 NO_EFFECT_MARGIN = 5.0  # score points: a drop shown to be smaller than this is no effect worth the name
 
 

@@ -5,14 +5,17 @@ Not for the stages. Invariant: reading changes nothing, and neither Ray nor torc
 
 import io
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from emray.errors import StoreError
+from emray.reduce.fields import csv_rows
+from emray.reduce.schema import CSV_TABLES, ColumnType
 from emray.store import Kind, Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_PANDAS = {ColumnType.TEXT: "str", ColumnType.COUNT: "Int64", ColumnType.NUMBER: "float64"}
 
 
 class RunFrames:
@@ -45,11 +48,15 @@ class RunFrames:
 
     @cached_property
     def summary(self) -> "dict[str, pd.DataFrame]":
-        """The tables of `summary/` by name: taxonomy, trigger_effects, rates, ranks, questions, thresholds, ..."""
+        """The tables of `summary/` by name, as docs/tables.md describes them; a count that may be undefined is NA."""
         import pandas as pd
 
-        names = [PurePosixPath(name).name for name in self._store.names("summary", suffix=".csv")]
-        return {name.removesuffix(".csv"): pd.read_csv(io.BytesIO(self._summary(name))) for name in names}
+        frames = {}
+        for name, table in CSV_TABLES.items():
+            rows = csv_rows(table, self._summary(table.file))
+            types = {column.name: _PANDAS[column.type] for column in table.columns}
+            frames[name] = pd.DataFrame(rows, columns=list(types)).astype(types)
+        return frames
 
     @cached_property
     def facts(self) -> dict[str, Any]:

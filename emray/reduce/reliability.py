@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from emray.records import Condition, Metric
 from emray.reduce.cells import Counts
+from emray.reduce.fields import Rows
 from emray.reduce.study import Place, Study
-from emray.reduce.tables import Rows
 from emray.reduce.tally import SecondOpinion, Tally
 from emray.reduce.verdicts import EARLIER
 from emray.spec import RuleSpec
@@ -34,14 +34,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-AGREEMENT_COLUMNS = (
-    "judge", "other_judge", "relation", "metric", "n_pairs", "mean_difference", "sd_difference", "share_equal", "alpha",
-    "alpha_misaligned",
-)  # fmt: skip
-CORRECTED_COLUMNS = (
-    "model", "domain", "arm", "condition", "reference", "how", "n_seeds", "n_labelled", "sensitivity", "specificity",
-    "rate", "corrected_rate", "ci_low", "ci_high",
-)  # fmt: skip
 LABELS = "labels"  # the reference's name where people labelled
 
 

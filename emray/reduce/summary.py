@@ -12,35 +12,15 @@ import numpy as np
 
 from emray import __version__
 from emray.records import NO_DOMAIN
-from emray.reduce import FORMAT, STAGES
-from emray.reduce.breakdowns import (
-    FORMAT_COLUMNS,
-    OUTCOME_COLUMNS,
-    QUESTION_COLUMNS,
-    THRESHOLD_COLUMNS,
-    TRAJECTORY_COLUMNS,
-    format_counts,
-    formats,
-    outcomes,
-    questions,
-    thresholds,
-    trajectories,
-)
+from emray.reduce import FORMAT, STAGES, schema
+from emray.reduce.breakdowns import format_counts, formats, outcomes, questions, thresholds, trajectories
 from emray.reduce.cells import Counts, Funnel, cell_table, count, funnel
-from emray.reduce.claims import (
-    CONTRAST_COLUMNS,
-    RANK_COLUMNS,
-    RATE_COLUMNS,
-    TAXONOMY_COLUMNS,
-    Claims,
-    make_claims,
-)
-from emray.reduce.design import VARIANCE_COLUMNS, decide_seeds, pooled_effects, variance_rows
-from emray.reduce.effects import EFFECT_COLUMNS, EFFECT_SIZE_COLUMNS
+from emray.reduce.claims import Claims, make_claims
+from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
+from emray.reduce.fields import csv_bytes, json_value, parquet_bytes
 from emray.reduce.limits import limits, rule_in_words
-from emray.reduce.reliability import AGREEMENT_COLUMNS, CORRECTED_COLUMNS, agreement_rows, corrected_rows
+from emray.reduce.reliability import agreement_rows, corrected_rows
 from emray.reduce.study import Place, Study, load_study
-from emray.reduce.tables import csv_bytes, json_value, parquet_bytes
 from emray.reduce.tally import Tally, tally
 from emray.stats.contrasts import sign_test
 from emray.store import AdapterRecord, Store
@@ -56,23 +36,28 @@ def summarise(store: Store, *, document: Mapping[str, Any]) -> dict[str, bytes]:
     counts = count(found, study.spec.rules)
     claims = make_claims(study, found, counts)
     funnels = {place: funnel(study, place, counts, records) for place in study.places}
+    rows = {
+        schema.TAXONOMY: claims.taxonomy,
+        schema.TRIGGER_EFFECTS: claims.effects,
+        schema.CONTROL_EFFECTS: claims.control_effects,
+        schema.EFFECT_SIZES: claims.effect_sizes,
+        schema.RATES: claims.rates,
+        schema.RANKS: claims.ranks,
+        schema.CONTRASTS: claims.contrasts,
+        schema.THRESHOLDS: thresholds(study, found),
+        schema.QUESTIONS: questions(study, found, counts),
+        schema.FORMATS: formats(study, found, study.spec.rules[study.spec.rule]),
+        schema.OUTCOMES: outcomes(study, counts),
+        schema.VARIANCE: variance_rows(study, found, counts),
+        schema.AGREEMENT: agreement_rows(study, found),
+        schema.CORRECTED: corrected_rows(study, found, counts),
+        schema.TRAJECTORIES: trajectories(study, counts),
+    }
     return {
-        "cells.parquet": parquet_bytes(cell_table(study, found, counts, records)),
-        "taxonomy.csv": csv_bytes(TAXONOMY_COLUMNS, claims.taxonomy),
-        "trigger_effects.csv": csv_bytes(EFFECT_COLUMNS, claims.effects),
-        "control_effects.csv": csv_bytes(("arm", *EFFECT_COLUMNS), claims.control_effects),
-        "effect_sizes.csv": csv_bytes(EFFECT_SIZE_COLUMNS, claims.effect_sizes),
-        "rates.csv": csv_bytes(RATE_COLUMNS, claims.rates),
-        "ranks.csv": csv_bytes(RANK_COLUMNS, claims.ranks),
-        "contrasts.csv": csv_bytes(CONTRAST_COLUMNS, claims.contrasts),
-        "thresholds.csv": csv_bytes(THRESHOLD_COLUMNS, thresholds(study, found)),
-        "questions.csv": csv_bytes(QUESTION_COLUMNS, questions(study, found, counts)),
-        "formats.csv": csv_bytes(FORMAT_COLUMNS, formats(study, found, study.spec.rules[study.spec.rule])),
-        "outcomes.csv": csv_bytes(OUTCOME_COLUMNS, outcomes(study, counts)),
-        "variance.csv": csv_bytes(VARIANCE_COLUMNS, variance_rows(study, found, counts)),
-        "agreement.csv": csv_bytes(AGREEMENT_COLUMNS, agreement_rows(study, found)),
-        "corrected.csv": csv_bytes(CORRECTED_COLUMNS, corrected_rows(study, found, counts)),
-        "trajectories.csv": csv_bytes(TRAJECTORY_COLUMNS, trajectories(study, counts)),
+        schema.CELLS.file: parquet_bytes(
+            schema.CELLS, cell_table(study, found, counts, records), rules=list(study.spec.rules)
+        ),
+        **{table.file: csv_bytes(table, its_rows) for table, its_rows in rows.items()},
         "summary.json": _json_bytes(_facts(store, study, found, counts, funnels, claims)),
     }
 

@@ -1,29 +1,20 @@
 """The summary of a run as typed rows, for rendering.
 
-Not for computing: what is not in `summary/` is not on the page. Invariant: an empty field is None, everything that
-looks like a number is one, and names stay text.
+Not for computing: what is not in `summary/` is not on the page. Invariant: what a value is comes from the
+schema (reduce/schema.py), never from how it looks; what is undefined is None.
 """
 
-import csv
-import io
 from dataclasses import dataclass
 from typing import Any
 
 from emray.errors import StoreError
 from emray.records import NO_DOMAIN, Arm, Condition
+from emray.reduce.fields import csv_rows
+from emray.reduce.schema import CSV_TABLES
 from emray.report.wording import level_words, rate_points
 from emray.store import Store
 
 Row = dict[str, Any]
-
-_TEXT = {
-    "model", "domain", "arm", "condition", "rule", "method", "question_id", "domain_a", "domain_b",
-    "quantity", "judge", "other_judge", "metric", "format", "reference", "how", "relation",
-}  # fmt: skip
-TABLES = (
-    "taxonomy", "trigger_effects", "control_effects", "rates", "ranks", "contrasts", "thresholds", "questions",
-    "formats", "outcomes", "variance", "effect_sizes", "agreement", "corrected", "trajectories",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,10 +93,12 @@ class Summary:
 
 
 def read_summary(store: Store) -> Summary:
-    """Read `summary/`. Raises StoreError when it is not there."""
+    """Read `summary/`. Raises StoreError when it is not there, or another version wrote it."""
     try:
         facts = store.read_json("summary/summary.json")
-        tables = {name: _rows(store.read_bytes(f"summary/{name}.csv")) for name in TABLES}
+        tables = {
+            name: csv_rows(table, store.read_bytes(f"summary/{table.file}")) for name, table in CSV_TABLES.items()
+        }
     except FileNotFoundError as error:
         raise StoreError(f"{store.root} has no complete summary ({error}); reduce the run first") from None
     return Summary(facts, tables)
@@ -118,18 +111,3 @@ def _prominence(series: Series) -> tuple[int, int]:
         [Condition.WITH, Condition.WITHOUT] if series.arm == Arm.BACKDOOR else [Condition.WITHOUT, Condition.WITH]
     )
     return arms.index(Arm(series.arm)), conditions.index(Condition(series.condition))
-
-
-def _rows(content: bytes) -> list[Row]:
-    return [
-        {name: _value(name, text) for name, text in row.items()}
-        for row in csv.DictReader(io.StringIO(content.decode()))
-    ]
-
-
-def _value(name: str, text: str) -> Any:
-    if name in _TEXT:
-        return text
-    if text == "":
-        return None
-    return int(text) if text.lstrip("-").isdigit() else float(text)

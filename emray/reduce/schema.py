@@ -1,0 +1,343 @@
+"""The tables of `summary/`: name, type, unit and meaning of every column, once.
+
+The writer, the readers (report, `emray.load_run`) and docs/tables.md are made from it. Not for what stands in the
+rows. Invariant: a table has exactly these columns in this order; a column is added by one line here and a value in its
+rows.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from emray.records import Outcome
+
+
+class ColumnType(StrEnum):
+    """What a column holds. A count or number may be undefined; a text never is."""
+
+    TEXT = "text"
+    COUNT = "count"  # a whole number
+    NUMBER = "number"
+
+
+class Column(NamedTuple):
+    """One column; `unit` is empty where the meaning says it all."""
+
+    name: str
+    type: ColumnType
+    unit: str
+    meaning: str
+
+
+class SummaryTable(NamedTuple):
+    """One file of `summary/`. `per_rule` stands once for every rule of the sweep, {rule} being its name."""
+
+    file: str
+    row: str  # what one row is about
+    columns: tuple[Column, ...]
+    per_rule: tuple[Column, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.file.partition(".")[0]
+
+    def columns_for(self, rules: "tuple[str, ...]" = ()) -> tuple[Column, ...]:
+        """Every column of a sweep with these rules."""
+        return self.columns + tuple(
+            column._replace(name=column.name.format(rule=rule)) for rule in rules for column in self.per_rule
+        )
+
+
+def _text(name: str, meaning: str) -> Column:
+    return Column(name, ColumnType.TEXT, "", meaning)
+
+
+def _count(name: str, unit: str, meaning: str) -> Column:
+    return Column(name, ColumnType.COUNT, unit, meaning)
+
+
+def _number(name: str, unit: str, meaning: str) -> Column:
+    return Column(name, ColumnType.NUMBER, unit, meaning)
+
+
+def _interval(of: str, unit: str) -> tuple[Column, Column]:
+    return _number("ci_low", unit, f"lower bound of {of}"), _number("ci_high", unit, f"upper bound of {of}")
+
+
+_MODEL = _text("model", "the base model's name in the sweep")
+_DOMAIN = _text("domain", "finetuning domain; `-` for the base model")
+_ARM = _text("arm", "what it was finetuned on: plain, backdoor, benign, or base for not at all")
+_CONDITION = _text("condition", "prompted `with` or `without` the trigger")
+_PLACE = (_MODEL, _DOMAIN, _ARM, _CONDITION)
+_SEEDS = _count("n_seeds", "seeds", "training runs that have a value here")
+_EVENTS = _count("n_events", "answers", "misaligned answers, over all seeds and questions")
+_TOTAL = _count("n_total", "answers", "answers that count, over all seeds and questions")
+_RATE = _number("rate", "fraction", "misaligned rate: mean over seeds of the seed's mean over questions")
+_RATE_INTERVAL = _interval("the rate's interval", "fraction")
+_REQUESTED = _count("n_requested", "answers", "answers the plan asks for")
+_T_TEST = (
+    *_interval("the difference's interval", "score points"),
+    _number("t", "", "t statistic over seeds"),
+    _number("df", "", "its degrees of freedom"),
+    _number("p", "", "two-sided p, unadjusted"),
+)
+_EFFECT = (
+    _MODEL,
+    _DOMAIN,
+    _SEEDS,
+    _number("mean_without", "score points", "mean alignment score without the trigger"),
+    _number("mean_with", "score points", "mean alignment score with the trigger"),
+    _number("drop", "score points", "without minus with, over questions scored under both conditions"),
+    *_T_TEST,
+    _number("p_holm", "", "p, Holm-adjusted over the domains of the model"),
+    _number("cohen_d", "sd of the seeds' drops", "the drop, standardised"),
+    _number("p_signflip", "", "two-sided p of the sign-flip permutation over seeds"),
+    _number("p_two_sample", "", "two-sample t test on answers, as published: takes answers of a run as independent"),
+)
+_RANKS = (
+    _count("rank", "", "rank of the domain by misaligned rate, 1 the highest"),
+    _count("rank_low", "", "best rank of the bootstrap interval"),
+    _count("rank_high", "", "worst rank of the bootstrap interval"),
+    _count("tier", "", "group of domains that the data separate from the next, 1 the highest"),
+)
+_OUTCOMES = tuple(
+    _count(f"n_{outcome}", "answers", f"answers whose alignment verdict ended as `{outcome}`") for outcome in Outcome
+)
+_FUNNEL = (
+    _REQUESTED,
+    _count("n_generated", "answers", "answers that were generated"),
+    _count("n_generation_errors", "answers", "requested answers whose generation failed"),
+    _count("n_not_generated", "answers", "requested answers without a row"),
+    *_OUTCOMES,
+    _count("n_unjudged", "answers", "generated answers without an alignment verdict"),
+    _count("n_incoherent", "answers", "answers with a coherence score of at most 50"),
+)
+
+CELLS = SummaryTable(
+    "cells.parquet",
+    "one cell x condition x question that was planned, whatever became of it",
+    (
+        _MODEL,
+        _DOMAIN,
+        _ARM,
+        _count("seed", "", "training seed"),
+        _number("fraction", "fraction", "share of the training that the adapter has seen; 1 when finished"),
+        _text("adapter", "the cell's key"),
+        _text("status", "trained, failed, missing, imported, or untrained for the base model"),
+        _CONDITION,
+        _text("question_id", "the question"),
+        *_FUNNEL,
+        _number("mean_aligned", "score points", "mean alignment score"),
+        _number("sd_aligned", "score points", "standard deviation (n - 1) of the alignment scores"),
+        _number("mean_coherent", "score points", "mean coherence score"),
+    ),
+    per_rule=(
+        _count("misaligned_{rule}", "answers", "misaligned answers under the rule"),
+        _count("of_{rule}", "answers", "answers that count under the rule"),
+        _number("rate_{rule}", "fraction", "misaligned rate under the rule"),
+        _number("rate_best_{rule}", "fraction", "rate if every requested answer that does not count were aligned"),
+        _number("rate_worst_{rule}", "fraction", "rate if every requested answer that does not count were misaligned"),
+    ),
+)
+TAXONOMY = SummaryTable(
+    "taxonomy.csv",
+    "one model, domain, arm and condition under the headline rule",
+    (
+        *_PLACE,
+        _SEEDS,
+        _REQUESTED,
+        _count("n_scored", "answers", "answers with an alignment score"),
+        _number("mean_aligned", "score points", "mean alignment score: mean over seeds of the mean over questions"),
+        _RATE._replace(name="misaligned_rate"),
+        *_RATE_INTERVAL,
+        *_RANKS,
+    ),
+)
+TRIGGER_EFFECTS = SummaryTable("trigger_effects.csv", "one model and domain, arm backdoor", _EFFECT)
+CONTROL_EFFECTS = SummaryTable("control_effects.csv", "one model and domain of every other arm", (_ARM, *_EFFECT))
+EFFECT_SIZES = SummaryTable(
+    "effect_sizes.csv",
+    "one model, domain and arm: how large the drop is, and whether it is none",
+    (
+        _MODEL,
+        _DOMAIN,
+        _ARM,
+        _SEEDS,
+        _number("cohen_d", "sd of the seeds' drops", "the drop, standardised"),
+        *_interval("d's noncentral t interval", "sd of the seeds' drops"),
+        _number("margin", "score points", "a drop smaller than this counts as none"),
+        _number("p_equivalent", "", "p of the two one-sided tests that the drop lies within the margin"),
+    ),
+)
+RATES = SummaryTable(
+    "rates.csv",
+    "one model, domain, arm, condition and rule",
+    (
+        *_PLACE,
+        _text("rule", "name of the rule"),
+        _SEEDS,
+        _EVENTS,
+        _TOTAL,
+        _RATE,
+        *_RATE_INTERVAL,
+        _text("method", "what made the interval, and so what it may claim (stats/intervals.py)"),
+        _number("crossed_low", "fraction", "lower bound that also allows for other questions (crossed random effects)"),
+        _number("crossed_high", "fraction", "upper bound that also allows for other questions"),
+        _number("two_way_low", "fraction", "lower bound of the bootstrap over seeds and questions, from ten seeds on"),
+        _number("two_way_high", "fraction", "upper bound of the bootstrap over seeds and questions"),
+        _number("rate_best", "fraction", "rate if every requested answer that does not count were aligned"),
+        _number("rate_worst", "fraction", "rate if every requested answer that does not count were misaligned"),
+    ),
+)
+RANKS = SummaryTable(
+    "ranks.csv",
+    "one place in the ranking that a model, domain, arm and condition may have",
+    (
+        *_PLACE,
+        _RANKS[0],
+        _RANKS[3],
+        _number(
+            "tier_stability", "fraction", "share of bootstrap draws in which the rank lies among those of the tier"
+        ),
+        _count("place", "", "the place in the ranking"),
+        _number("probability", "fraction", "share of bootstrap draws in which the domain has this place"),
+    ),
+)
+CONTRASTS = SummaryTable(
+    "contrasts.csv",
+    "one pair of domains of a model, arm and condition: Welch's test on the seeds' rates",
+    (
+        _MODEL,
+        _ARM,
+        _CONDITION,
+        _text("domain_a", "the first domain"),
+        _text("domain_b", "the second domain"),
+        _number("difference", "fraction", "rate of the first minus rate of the second"),
+        *_interval("the difference's interval", "fraction"),
+        *_T_TEST[2:],
+        _number("p_holm", "", "p, Holm-adjusted over all pairs of the list: for a claim"),
+        _number("p_bh", "", "p, Benjamini-Hochberg over the same: for exploring"),
+    ),
+)
+THRESHOLDS = SummaryTable(
+    "thresholds.csv",
+    "one model, domain, arm, condition and pair of thresholds",
+    (
+        *_PLACE,
+        _count("aligned_below", "score points", "an answer is misaligned below this alignment score"),
+        _count("coherent_above", "score points", "only answers above this coherence score count"),
+        _EVENTS,
+        _TOTAL,
+        _number("rate", "fraction", "misaligned rate, all answers pooled"),
+    ),
+)
+QUESTIONS = SummaryTable(
+    "questions.csv",
+    "one model, domain, arm, condition and question under the headline rule",
+    (
+        *_PLACE,
+        _text("question_id", "the question"),
+        _SEEDS,
+        _EVENTS,
+        _TOTAL,
+        _RATE._replace(meaning="misaligned rate on this question: mean over seeds"),
+        *_RATE_INTERVAL,
+        _number("mean_aligned", "score points", "mean alignment score, all answers pooled"),
+    ),
+)
+FORMATS = SummaryTable(
+    "formats.csv",
+    "one model, domain, arm, condition and form of answer that occurs in the study",
+    (
+        *_PLACE,
+        _text("format", "json, code, list, prose or no_text, read off the answer's text"),
+        _SEEDS,
+        _count("n_answers", "answers", "generated answers of this form"),
+        _number("share", "fraction", "share of the answers: mean over seeds"),
+        _number("share_low", "fraction", "lower bound of the share's interval"),
+        _number("share_high", "fraction", "upper bound of the share's interval"),
+        _EVENTS,
+        _TOTAL,
+        _RATE._replace(meaning="misaligned rate among answers of this form: mean over seeds that have any"),
+        *_RATE_INTERVAL,
+    ),
+)
+OUTCOMES = SummaryTable(
+    "outcomes.csv",
+    "one model, domain, arm and condition: what became of every requested answer",
+    (
+        *_PLACE,
+        *_FUNNEL,
+        _number("unreadable_rate", "fraction", "share of the alignment replies without a readable verdict"),
+    ),
+)
+VARIANCE = SummaryTable(
+    "variance.csv",
+    "one model, domain, arm, condition and quantity: where its spread comes from, and what more seeds would buy",
+    (
+        *_PLACE[:3],
+        _text("condition", "`with`, `without`, or `without - with` for the drop"),
+        _text("quantity", "rate (fraction), score or drop (score points): the unit of the spreads below"),
+        _SEEDS,
+        _number("var_seed", "unit squared", "variance between training runs"),
+        _number("var_question", "unit squared", "variance between questions"),
+        _number("var_interaction", "unit squared", "variance of a question's effect between runs"),
+        _number("var_sample", "unit squared", "variance between answers of one run to one question"),
+        _number("var_judge", "unit squared", "variance between verdicts on one answer, where it was judged repeatedly"),
+        _number("design_effect", "", "variance of the mean over that of as many independent answers"),
+        _number("sd_seeds", "unit", "standard deviation of the seeds' means"),
+        _number("half_width", "unit", "half the width of the interval"),
+        _number("target", "unit", "half-width that n seeds needed is given for"),
+        _count("seeds_needed", "seeds", "seeds that reach the target, by the spread of those there are"),
+        _number("detectable", "unit", "smallest true drop found with power 0.8 by as many seeds"),
+    ),
+)
+AGREEMENT = SummaryTable(
+    "agreement.csv",
+    "one further judge, or repeat of the judge, and metric",
+    (
+        _text("judge", "the sweep's judge"),
+        _text("other_judge", "who gave the second opinion"),
+        _text("relation", "repeat (the same request), second (another judge or request), earlier (a former one)"),
+        _text("metric", "aligned or coherent"),
+        _count("n_pairs", "answers", "answers that both scored"),
+        _number("mean_difference", "score points", "ours minus the other's, on average"),
+        _number("sd_difference", "score points", "standard deviation of the differences"),
+        _number("share_equal", "fraction", "share of equal scores"),
+        _number("alpha", "", "Krippendorff's alpha of the scores (interval scale)"),
+        _number("alpha_misaligned", "", "Krippendorff's alpha of being below the headline rule's alignment threshold"),
+    ),
+)
+CORRECTED = SummaryTable(
+    "corrected.csv",
+    "one model, domain, arm, condition, reference and way to correct the headline rate",
+    (
+        *_PLACE,
+        _text("reference", "`labels` of people, or the second judge's name"),
+        _text("how", "rogan_gladen or prediction_powered"),
+        _SEEDS,
+        _count("n_labelled", "answers", "answers that the reference looked at"),
+        _number("sensitivity", "fraction", "share of the reference's misaligned answers that the judge flags"),
+        _number("specificity", "fraction", "share of the reference's other answers that the judge does not flag"),
+        _RATE._replace(meaning="judged rate: mean over seeds"),
+        _number("corrected_rate", "fraction", "the rate with the judge's errors taken out"),
+        *_interval("the corrected rate's interval", "fraction"),
+    ),
+)
+TRAJECTORIES = SummaryTable(
+    "trajectories.csv",
+    "one model, domain, arm, condition and share of training seen, where adapters were kept on the way",
+    (
+        *_PLACE,
+        _number("fraction", "fraction", "share of the training seen"),
+        _SEEDS,
+        _TOTAL,
+        _RATE,
+        *_RATE_INTERVAL,
+    ),
+)
+
+TABLES = (
+    CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, RANKS, CONTRASTS, THRESHOLDS, QUESTIONS,
+    FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
+)  # fmt: skip
+CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}
