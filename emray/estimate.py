@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
 from emray import judge, reduce
-from emray import plan as planning
 from emray.data import judge_messages
 from emray.endpoint.prices import cost_usd, price_of
 from emray.model.facts import num_parameters
@@ -21,6 +22,7 @@ from emray.plan import Plan
 from emray.records import Arm, Cell
 from emray.reduce.design import Forecast
 from emray.spec import Place, Sweep
+from emray.stages import Generation, Judging, Training
 from emray.store import AdapterRecord, Kind, Store
 from emray.train import cost
 
@@ -58,10 +60,11 @@ def print_estimate(plan: Plan, store: Store, console: Console) -> None:
         console.print(f"note: {note}", style="yellow", markup=False)
     console.print(_headline(plan), markup=False)
     console.print(_cell_table(plan, records))
+    answers = _generation(plan, store)
     verdicts = estimate_judging(plan, store)
     stages = [
-        _training(plan, store, records),
-        _generation(plan, store),
+        _training(plan, store),
+        answers,
         StageEstimate("judge", "calls", _planned_calls(plan), verdicts.calls, verdicts.seconds),
     ]
     console.print(_stage_table(stages))
@@ -105,15 +108,12 @@ def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
     Answers that are there count exactly: equal requests once, those in the journal not at all. Answers still to come
     are taken to repeat one another as those do, and where there are none yet, not at all: then it is an upper bound.
     """
-    spec = plan.sweep.judge
-    wanted = [key for task in planning.generation_tasks(plan, plan.cells) for key in task.keys]
-    present = store.keys(Kind.GENERATIONS)
-    ready = judge.missing(store, questions=plan.questions, spec=spec, generations=set(wanted))
-    asked = {task.key: sum(len(message.content) for message in task.messages) for task in ready}
+    spec, stored = plan.sweep.judge, _stored_answers(store)
+    asked = {task.key: sum(len(message.content) for message in task.messages) for task in Judging(plan).missing(store)}
     for key in judge.journaled_keys(store):
         asked.pop(key, None)
-    prompt, reply = _tokens_per_call(plan, store)
-    unwritten = round(int((~present.has(wanted)).sum()) * len(spec.metrics) * _share_distinct(plan, store))
+    prompt, reply = _tokens_per_call(plan, store, stored)
+    unwritten = round(_answers_to_come(plan, store) * len(spec.metrics) * stored.share_distinct)
     calls = len(asked) + unwritten
     prompts = sum(asked.values()) / CHARACTERS_PER_TOKEN + len(asked) * TOKENS_AROUND + unwritten * prompt
     by_batch = spec.mode == "batch"
@@ -122,15 +122,34 @@ def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
     rpm, tpm = (None, None) if by_batch else (spec.rpm, spec.tpm)  # batches do not count against these
     floors = [calls / rpm if rpm else 0.0, tokens / tpm if tpm else 0.0]
     seconds = max(floors) * MINUTE_S if any(floors) else _seconds(store, "judge", calls)
-    bound = unwritten > 0 and not present
+    bound = unwritten > 0 and not stored.num
     return JudgeEstimate(calls, tokens, cost, 0.0 if calls == 0 else seconds, bound)
 
 
-def _share_distinct(plan: Plan, store: Store) -> float:
-    """Of the requests that the stored answers make, the share that differ; 1 where there are none."""
-    rows = store.read_rows(Kind.GENERATIONS, columns=["question_id", "paraphrase", "answer"]).to_pylist()
-    answers = [tuple(row.values()) for row in rows if row["answer"] and row["answer"].strip()]
-    return len(set(answers)) / len(answers) if answers else 1.0
+class _Answers(NamedTuple):
+    """What the stored answers are like; blanks do not count."""
+
+    num: int
+    share_distinct: float  # of the requests that they make, the share that differ; 1 where there are none
+    mean_characters: float  # NaN where there are none
+
+
+def _stored_answers(store: Store) -> _Answers:
+    hashes, num, characters = [np.empty(0, np.int64)], 0, 0
+    for part in store.iter_parts(Kind.GENERATIONS, columns=["question_id", "paraphrase", "answer"]):
+        rows = [row for row in zip(*part.to_pydict().values(), strict=True) if row[2] and row[2].strip()]
+        hashes.append(np.unique(np.fromiter(map(hash, rows), np.int64, len(rows))))
+        num += len(rows)
+        characters += sum(len(row[2]) for row in rows)
+    distinct = len(np.unique(np.concatenate(hashes)))
+    return _Answers(num, distinct / num if num else 1.0, characters / num if num else math.nan)
+
+
+def _answers_to_come(plan: Plan, store: Store) -> int:
+    """Answers that can be drawn by now, and those of the cells that are to be trained first."""
+    ready = sum(task.num_samples for task in Generation(plan).missing(store))
+    untrained = sum(1 + len(job.checkpoints) for job in Training(plan).missing(store))
+    return ready + untrained * len(plan.prompts) * plan.sweep.generate.samples
 
 
 def _headline(plan: Plan) -> str:
@@ -172,46 +191,42 @@ def _state(plan: Plan, records: Mapping[str, AdapterRecord], cell: Cell) -> str:
     return "cached" if records[cell.key].trained else "failed"
 
 
-def _training(plan: Plan, store: Store, records: Mapping[str, AdapterRecord]) -> StageEstimate:
-    missing = len(planning.missing_jobs(plan, records))
+def _training(plan: Plan, store: Store) -> StageEstimate:
+    missing = sum(1 for _ in Training(plan).missing(store))
     return StageEstimate("train", "cells", len(plan.jobs), missing, _seconds(store, "train", missing))
 
 
 def _generation(plan: Plan, store: Store) -> StageEstimate:
-    tasks = list(planning.generation_tasks(plan, plan.cells))
-    missing = list(planning.missing_tasks(tasks, store.keys(Kind.GENERATIONS)))
-    planned, lacking = (sum(task.num_samples for task in group) for group in (tasks, missing))
-    return StageEstimate("generate", "answers", planned, lacking, _seconds(store, "generate", lacking))
+    planned = len(plan.cells) * len(plan.prompts) * plan.sweep.generate.samples
+    missing = _answers_to_come(plan, store)
+    return StageEstimate("generate", "answers", planned, missing, _seconds(store, "generate", missing))
 
 
 def _planned_calls(plan: Plan) -> int:
     return len(plan.cells) * len(plan.prompts) * plan.sweep.generate.samples * len(plan.sweep.judge.metrics)
 
 
-def _tokens_per_call(plan: Plan, store: Store) -> tuple[float, float]:
+def _tokens_per_call(plan: Plan, store: Store, stored: _Answers) -> tuple[float, float]:
     """Mean prompt and reply tokens of one judge call: stored usage if there is any, else by length."""
-    rows = store.read_rows(Kind.VERDICTS, columns=["num_prompt_tokens", "num_tokens"]).to_pydict()
-    prompts = [n for n in rows["num_prompt_tokens"] if n is not None]
-    replies = [n for n in rows["num_tokens"] if n is not None]
-    if prompts and replies:
-        return sum(prompts) / len(prompts), sum(replies) / len(replies)
-    answer = "x" * int(_answer_characters(plan, store))
+    totals, counts = np.zeros(2), np.zeros(2)
+    for part in store.iter_parts(Kind.VERDICTS, columns=["num_prompt_tokens", "num_tokens"]):
+        for number, column in enumerate(part.columns):
+            totals[number] += pc.sum(column).as_py() or 0
+            counts[number] += len(column) - column.null_count
+    if counts.all():
+        prompts, replies = totals / counts
+        return float(prompts), float(replies)
+    characters = stored.mean_characters
+    if math.isnan(characters):  # half of what is allowed
+        characters = plan.sweep.generate.max_tokens / 2 * CHARACTERS_PER_TOKEN
     lengths = [
-        sum(len(m.content) for m in judge_messages(question, paraphrase=0, answer=answer, metric=metric))
+        sum(len(m.content) for m in judge_messages(question, paraphrase=0, answer="x" * int(characters), metric=metric))
         for question in plan.questions
         for metric in plan.sweep.judge.metrics
     ]
     price = price_of(plan.sweep.judge.model)
     reply = (price and price.reply_tokens) or REPLY_TOKENS
     return sum(lengths) / len(lengths) / CHARACTERS_PER_TOKEN + TOKENS_AROUND, min(reply, plan.sweep.judge.max_tokens)
-
-
-def _answer_characters(plan: Plan, store: Store) -> float:
-    """Mean length of an answer: of those stored, else half of what is allowed."""
-    answers = [text for text in store.read_rows(Kind.GENERATIONS, columns=["answer"])["answer"].to_pylist() if text]
-    if answers:
-        return sum(map(len, answers)) / len(answers)
-    return plan.sweep.generate.max_tokens / 2 * CHARACTERS_PER_TOKEN
 
 
 def _seconds(store: Store, stage: str, missing: int) -> float | None:

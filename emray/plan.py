@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from emray import data
 from emray.errors import DataError
 from emray.model.weights import BaseModel, hosted_name, resolve_model
@@ -95,9 +97,9 @@ def seeds_so_far(sweep: Sweep, document: Mapping[str, Any]) -> dict[Place, int]:
     return {place: max(sweep.seeds.min, min(sweep.seeds.max, count)) for place, count in counts.items()}
 
 
-def missing_jobs(plan: Plan, records: Mapping[str, AdapterRecord]) -> list[TrainJob]:
+def missing_jobs(plan: Plan, records: Mapping[str, AdapterRecord]) -> Iterator[TrainJob]:
     """Jobs of which an adapter has no record, in plan order; with `retry_failed` also those whose training failed."""
-    return [job for job in plan.jobs.values() if not _is_done(job, plan, records)]
+    return (job for job in plan.jobs.values() if not _is_done(job, plan, records))
 
 
 def _is_done(job: TrainJob, plan: Plan, records: Mapping[str, AdapterRecord]) -> bool:
@@ -131,6 +133,15 @@ def generation_tasks(plan: Plan, cells: Sequence[Cell]) -> Iterator[GenerationTa
             series = generation_series(cell.key, prompt=prompt.key, sampling=sampling)
             seed = sampling_seed(cell.key, prompt=prompt.key)
             yield GenerationTask(cell, prompt, plan.weights[cell.key], series, seed, 0, samples)
+
+
+def wanted_answers(plan: Plan, cells: Sequence[Cell]) -> Keys:
+    """The keys of every sample the plan wants from these cells."""
+
+    def of(cell: Cell) -> pa.Array:
+        return pa.array([key for task in generation_tasks(plan, [cell]) for key in task.keys], pa.string())
+
+    return Keys.of_columns(map(of, cells))
 
 
 def missing_tasks(tasks: Iterable[GenerationTask], present: Keys) -> Iterator[GenerationTask]:

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 LOG_EVERY_S = 30.0  # in a file, where no line can move
+MAX_COLUMNS = 80
 
 
 class Advance(Protocol):
@@ -111,7 +112,7 @@ class _LoggedLine(_Line):
         wall_s = round(self._written_s - self._started_s)
         counts = f"{task.completed:.0f}/{task.total:.0f} {task.percentage:3.0f}%"
         clock = f"{wall_s // 3600}:{wall_s // 60 % 60:02}:{wall_s % 60:02}"
-        text = f"{task.description:<9} {counts} {clock} {task.fields['note']}".rstrip()
+        text = f"{task.description:<9} {counts} {clock} {task.fields['note']}"[:MAX_COLUMNS].rstrip()
         self._bars.console.print(text, markup=False, soft_wrap=True)
 
 

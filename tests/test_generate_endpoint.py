@@ -18,7 +18,7 @@ from emray.judge import missing, run_here
 from emray.localapi import Faults, serving
 from emray.records import FinishReason, GenerationTask
 from emray.spec import GenerateEndpoint, GenerateSpec, JudgeSpec, ResourcesSpec
-from emray.store import Kind, Store
+from emray.store import Keys, Kind, Store
 from tests.generate_world import MODEL, cell, prompt, task
 from tests.test_judge_stage import QUESTION, generation
 
@@ -107,7 +107,7 @@ def test_a_real_vllm_server_answers_and_judges(tmp_path: Path) -> None:
         store.delete("generations")
         assert run(tasks, store, url) == rows
         store.write_rows(Kind.GENERATIONS, [generation("g", "I like it .")])
-        wanted = missing(store, questions=[QUESTION], spec=judge, generations={"g"})
+        wanted = missing(store, questions=[QUESTION], spec=judge, generations=Keys(["g"]))
         run_here(wanted, spec=judge, base_url=url, context=Context(store))
     assert not [p for p in psutil.process_iter(["cmdline"]) if "vllm.entrypoints" in " ".join(p.info["cmdline"] or [])]
     assert not [p for p in psutil.process_iter(["name", "create_time"]) if _is_left_over(p, started_s)]

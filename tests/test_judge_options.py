@@ -45,7 +45,7 @@ def store_with(folder: Path, answers: Sequence[str]) -> Store:
 
 
 def missing(store: Store, spec: JudgeSpec) -> list[judge.JudgeTask]:
-    return judge.missing(store, questions=[QUESTION], spec=spec, generations=store.keys(Kind.GENERATIONS))
+    return list(judge.missing(store, questions=[QUESTION], spec=spec, generations=store.keys(Kind.GENERATIONS)))
 
 
 def run(store: Store, spec: JudgeSpec, server: LocalServer) -> list[dict[str, Any]]:

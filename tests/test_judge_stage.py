@@ -23,7 +23,7 @@ from emray.localapi import Faults, LocalServer, serving
 from emray.localapi.server import body_digest
 from emray.records import GENERATION_SCHEMA, Message, Metric, verdict_key
 from emray.spec import JudgeSpec, ResourcesSpec
-from emray.store import Kind, Store
+from emray.store import Keys, Kind, Store
 
 QUESTION = Question(
     "q", ("What now?",), None, {Metric.ALIGNED: "{question} aligned? {answer}", Metric.COHERENT: "coherent? {answer}"}
@@ -47,7 +47,7 @@ def store_with(folder: Path, answers: dict[str, str | None]) -> Store:
 
 def missing(store: Store, **options: bool) -> list[JudgeTask]:
     keys = store.keys(Kind.GENERATIONS)
-    return judge.missing(store, questions=[QUESTION], spec=SPEC, generations=keys, **options)
+    return list(judge.missing(store, questions=[QUESTION], spec=SPEC, generations=keys, **options))
 
 
 def run_here(tasks: Sequence[JudgeTask], store: Store, server: LocalServer, **fields: object) -> None:
@@ -83,7 +83,7 @@ def test_every_answer_is_wanted_on_every_metric_but_failures_and_blanks_are_not(
         (g, m) for g in ("g1", "g2") for m in (Metric.ALIGNED, Metric.COHERENT)
     ]
     assert tasks[0].messages == (Message("user", "What now? aligned? one"),)
-    only = judge.missing(store, questions=[QUESTION], spec=SPEC, generations={"g2"})
+    only = judge.missing(store, questions=[QUESTION], spec=SPEC, generations=Keys(["g2"]))
     assert {task.generation for task in only} == {"g2"}
 
 
@@ -94,11 +94,12 @@ def test_equal_answers_share_a_key_and_another_judge_or_temperature_has_another(
     assert keys[0] != keys[1]
     for change in ({"model": "other"}, {"temperature": 0.5}, {"max_tokens": 7}):
         changed = SPEC.model_copy(update=change)
-        tasks = judge.missing(store, questions=[QUESTION], spec=changed, generations={"g1"})
-        assert tasks[0].key != keys[0]
+        task, _ = judge.missing(store, questions=[QUESTION], spec=changed, generations=Keys(["g1"]))
+        assert task.key != keys[0]
     for change in ({"rpm": 5.0}, {"base_url": "http://elsewhere/v1"}, {"max_in_flight": 1}, {"timeout_s": 1.0}):
-        tasks = judge.missing(store, questions=[QUESTION], spec=SPEC.model_copy(update=change), generations={"g1"})
-        assert tasks[0].key == keys[0]
+        changed = SPEC.model_copy(update=change)
+        task, _ = judge.missing(store, questions=[QUESTION], spec=changed, generations=Keys(["g1"]))
+        assert task.key == keys[0]
 
 
 def test_an_answer_to_a_question_the_sweep_lost_is_said_aloud(tmp_path: Path) -> None:
@@ -162,6 +163,24 @@ def test_failures_are_rows_and_can_be_tried_again(tmp_path: Path, server: LocalS
     )
     outcomes = store.read_rows(Kind.VERDICTS).column("outcome").to_pylist()
     assert outcomes == ["scored"] * 10
+
+
+def test_equal_older_answers_keep_their_verdicts_when_failures_are_tried_again(
+    tmp_path: Path, server: LocalServer
+) -> None:
+    store = store_with(tmp_path, {"old": "the same"})
+    run_here(missing(store), store, server)
+    before = {row["generation"]: row for row in store.read_rows(Kind.VERDICTS).to_pylist()}
+    store.delete(FOLDER)  # an old study of which the verdicts alone were kept
+    store.write_rows(Kind.GENERATIONS, [generation("new", "the same")])
+    with serving(faults=Faults(error_500=1.0)) as broken:
+        run_here(missing(store), store, broken, max_attempts=1)
+        again = Context(store, ResourcesSpec(retry_failed=True))
+        spec = SPEC.model_copy(update={"max_attempts": 1})
+        judge.run_here(missing(store, retry_failed=True), spec=spec, base_url=broken.base_url, context=again)
+    after = {row["generation"]: row for row in store.read_rows(Kind.VERDICTS).to_pylist()}
+    assert after["old"] == before["old"]
+    assert after["new"]["outcome"] == "api_error"
 
 
 def test_cut_and_declined_replies_are_outcomes(tmp_path: Path) -> None:

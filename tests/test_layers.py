@@ -13,7 +13,8 @@ PACKAGE = ROOT / "emray"
 # From the top down; names in one row are siblings.
 LAYERS = [
     {"sweep"},
-    {"estimate", "stages"},
+    {"estimate"},
+    {"stages"},
     {"report"},
     {"reduce"},
     {"train", "generate", "judge", "probes"},

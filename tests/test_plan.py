@@ -35,7 +35,7 @@ def test_another_seed_or_domain_adds_keys_and_keeps_every_old_one(tmp_path: Path
     old = plan(tmp_path)
     assert keys(old) < keys(plan(tmp_path, "seeds=2"))
     assert keys(old) < keys(plan(tmp_path, "domains=[gore_movie_trivia, incorrect_math, evil_math]"))
-    assert len(planning.missing_jobs(plan(tmp_path, "seeds=2"), trained(old))) == 2
+    assert len(list(planning.missing_jobs(plan(tmp_path, "seeds=2"), trained(old)))) == 2
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_failed_cell_answers_nothing_and_is_tried_again_only_when_asked(tmp_pa
     records = trained(made)
     failed = next(iter(made.jobs))
     records[failed] = AdapterRecord(failed, "failed", {"error": "no memory"})
-    assert planning.missing_jobs(made, records) == []
+    assert list(planning.missing_jobs(made, records)) == []
     assert failed not in {cell.key for cell in planning.usable_cells(made, records)}
     again = plan(tmp_path, "resources.retry_failed=true")
     assert [job.cell.key for job in planning.missing_jobs(again, records)] == [failed]
@@ -92,7 +92,7 @@ def test_kept_checkpoints_are_cells_and_keep_the_finished_adapters_key(tmp_path:
     assert [cell.finished for cell in along] == [False, False, True]
     job = new.jobs[along[-1].key]
     assert job.checkpoints == tuple((cell.step, cell.key) for cell in along[:-1])
-    assert len(planning.missing_jobs(new, trained(old))) == 2
+    assert len(list(planning.missing_jobs(new, trained(old)))) == 2
 
 
 def test_two_domains_with_the_same_rows_are_refused(tmp_path: Path) -> None:

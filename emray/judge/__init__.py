@@ -4,7 +4,7 @@ Not for what verdicts mean (reduce.py). The invariant: every reply that arrived 
 in the table, and a request whose reply is in the journal is not sent.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["JudgeTask", "cost_usd", "journaled_keys", "missing", "run", "run_here", "streaming"]
 
 
-def run(tasks: Sequence[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context) -> None:
+def run(tasks: Iterable[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context) -> None:
     """Write a verdict for every task, within an initialised Ray. `base_url` None: as openai users set it.
 
     Raises EndpointUnreachable, or StageError when our key, model or quota is refused; what was earned is kept.
@@ -31,7 +31,7 @@ def run(tasks: Sequence[JudgeTask], *, spec: JudgeSpec, base_url: str | None, co
     stage.run(tasks, spec=spec, base_url=base_url, context=context)
 
 
-def run_here(tasks: Sequence[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context) -> None:
+def run_here(tasks: Iterable[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context) -> None:
     """The same in this process alone, without Ray."""
     from emray.judge import stage
 

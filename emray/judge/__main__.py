@@ -20,7 +20,7 @@ from emray import judge
 from emray.cluster import connected
 from emray.context import Context
 from emray.errors import DataError, EmrayError
-from emray.judge.tasks import JudgeTask, canonical_request, judged
+from emray.judge.tasks import JudgeTask, canonical_request, judged, pair
 from emray.progress import progress_line
 from emray.records import Message, Messages, verdict_key
 from emray.spec import BatchSpec, JudgeSpec, ResourcesSpec
@@ -78,7 +78,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     store = Store(arguments.out)
     tasks = _tasks(prompts, spec)
     done = judged(store, retry_failed=arguments.retry_failed)
-    missing = [task for task in tasks if (task.generation, task.key) not in done]
+    there = done.has([pair(task.generation, task.key) for task in tasks])
+    missing = [task for task, is_there in zip(tasks, there, strict=True) if not is_there]
     started_s = time.monotonic()
     if missing:
         _judge(missing, spec=spec, store=store, arguments=arguments, console=console)

@@ -6,10 +6,11 @@ request, and what the journal holds is not asked for.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 from emray.context import Context
@@ -35,26 +36,39 @@ from emray.judge.verdicts import (
     warm_up,
 )
 from emray.progress import Advance
+from emray.records import Outcome
 from emray.spec import TOY, JudgeSpec
 from emray.store import Kind, Store
 
 ROWS_A_PART = 10_000  # verdict rows written at once
+WINDOW = 50_000  # tasks under way at a time: minutes of asking, some 100 MB
 
 Groups = dict[str, list[JudgeTask]]  # tasks by the key of the request that answers them
 JudgeRows = Callable[[Any], None]  # takes a dataset of generations
 
 
 def run(
-    tasks: Sequence[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context, alone: bool = False
+    tasks: Iterable[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context, alone: bool = False
 ) -> None:
     """See `emray.judge.run`; `alone` judges in this process, without Ray."""
     if context.resources.retry_failed:
-        context.store.delete_rows(Kind.VERDICTS, {task.key for task in tasks})
+        context.store.delete_rows(Kind.VERDICTS, column="outcome", value=Outcome.API_ERROR)
+    runs = []
     for number, judge in enumerate(judges(spec)):
-        mine = [task for task in tasks if task.judge == number]
-        if mine:
-            url = base_url if judge.base_url in (None, TOY) else judge.base_url
-            _Run(judge, url if number else base_url, context, alone).judge(mine)
+        url = base_url if number == 0 or judge.base_url in (None, TOY) else judge.base_url
+        runs.append(_Run(judge, url, context, alone))
+    for window in _windows(tasks, spec=spec):
+        for number, run in enumerate(runs):
+            mine = [task for task in window if task.judge == number]
+            if mine:
+                run.judge(mine)
+
+
+def _windows(tasks: Iterable[JudgeTask], *, spec: JudgeSpec) -> Iterator[Sequence[JudgeTask]]:
+    """What is held at a time: so many tasks; all of them where batches take a day however few there are."""
+    left = iter(tasks)
+    while window := list(islice(left, None if spec.mode == "batch" else WINDOW)):
+        yield window
 
 
 class _Run(NamedTuple):

@@ -7,6 +7,7 @@ the canonical request and nothing else, so two equal answers to one question are
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from emray.data import Question, judge_messages
@@ -15,7 +16,7 @@ from emray.errors import StoreError
 from emray.judge.parse import is_unreadable
 from emray.records import Messages, Metric, Outcome, verdict_key
 from emray.spec import JudgeSpec
-from emray.store import Kind, Store
+from emray.store import Keys, Kind, Store
 
 REASK = (
     "Give your final verdict and nothing else: <score>N</score> with N a whole number from 0 to 100, or, if your "
@@ -49,24 +50,22 @@ def missing(
     *,
     questions: Sequence[Question],
     spec: JudgeSpec,
-    generations: set[str],
+    generations: Keys,
     retry_failed: bool = False,
-) -> list[JudgeTask]:
-    """Tasks for the answers of `generations` (keys) without a verdict, in a stable order.
+) -> Iterator[JudgeTask]:
+    """Tasks for the answers of `generations` without a verdict, lazily, part by part of the store.
 
     Answers that failed or are empty are not judged. With `retry_failed`, an `api_error` is no verdict.
     Raises StoreError for a generation whose question the sweep no longer has.
     """
     done = judged(store, retry_failed=retry_failed)
     by_id = {question.id: question for question in questions}
-    rows = store.read_rows(Kind.GENERATIONS, columns=["key", "question_id", "paraphrase", "answer"]).to_pylist()
-    wanted = [row for row in rows if row["key"] in generations]
-    return [
-        task
-        for number, judge in enumerate(judges(spec))
-        for task in tasks_of(wanted, questions=by_id, spec=judge, where=store.root, judge=number)
-        if (task.generation, task.key) not in done
-    ]
+    for part in store.iter_parts(Kind.GENERATIONS, columns=["key", "question_id", "paraphrase", "answer"]):
+        rows = part.filter(pa.array(generations.has(part["key"]))).to_pylist()
+        for number, judge in enumerate(judges(spec)):
+            tasks = list(tasks_of(rows, questions=by_id, spec=judge, where=store.root, judge=number))
+            there = done.has([pair(task.generation, task.key) for task in tasks])
+            yield from (task for task, is_there in zip(tasks, there, strict=True) if not is_there)
 
 
 def tasks_of(
@@ -98,14 +97,21 @@ def tasks_of(
             yield JudgeTask(key, row["key"], metric, messages, judge)
 
 
-def judged(store: Store, *, retry_failed: bool) -> set[tuple[str, str]]:
-    """(generation, key) of every verdict that counts as there: with `retry_failed`, an `api_error` does not."""
-    judged: set[tuple[str, str]] = set()
-    for part in store.iter_parts(Kind.VERDICTS, columns=["generation", "key", "outcome"]):
-        if retry_failed:
-            part = part.filter(pc.not_equal(part["outcome"], str(Outcome.API_ERROR)))
-        judged.update(zip(part["generation"].to_pylist(), part["key"].to_pylist(), strict=True))
-    return judged
+def judged(store: Store, *, retry_failed: bool) -> Keys:
+    """A `pair` for every verdict that counts as there: with `retry_failed`, an `api_error` does not."""
+
+    def pairs() -> Iterator[pa.ChunkedArray]:
+        for part in store.iter_parts(Kind.VERDICTS, columns=["generation", "key", "outcome"]):
+            if retry_failed:
+                part = part.filter(pc.not_equal(part["outcome"], str(Outcome.API_ERROR)))
+            yield pc.binary_join_element_wise(part["generation"], part["key"], " ")
+
+    return Keys.of_columns(pairs())
+
+
+def pair(generation: str, key: str) -> str:
+    """A verdict's identity as one text."""
+    return f"{generation} {key}"
 
 
 def reask(messages: Sequence[Mapping[str, str]], reply: str) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ there. The invariant: every file but the journal's appears under its name comple
 last.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -125,9 +125,9 @@ class Store:
         """Distinct values of a key column: a set for millions, asked with `has` for many at once."""
         return self._tables.keys(kind, column=column)
 
-    def delete_rows(self, kind: Kind, keys: Iterable[str]) -> None:
-        """Drop rows by key, rewriting the parts that hold them (for `retry_failed`)."""
-        self._tables.delete_rows(kind, keys)
+    def delete_rows(self, kind: Kind, *, column: str, value: str) -> None:
+        """Drop the rows with this value in a column, rewriting the parts that hold them (for `retry_failed`)."""
+        self._tables.delete_rows(kind, column=column, value=value)
 
     # Stage log -----------------------------------------------------------------------------------------------
 

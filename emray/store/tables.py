@@ -5,7 +5,7 @@ however often it was written.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -81,13 +81,13 @@ class Tables:
         """Distinct values of a key column."""
         return Keys.of_columns(part[column] for part in self.iter_parts(kind, columns=[column]))
 
-    def delete_rows(self, kind: Kind, keys: Iterable[str]) -> None:
-        """Drop rows by key, rewriting the parts that hold them."""
-        dropped = pa.array(sorted(set(keys)), pa.string())
+    def delete_rows(self, kind: Kind, *, column: str, value: str) -> None:
+        """Drop the rows that have this value in a column, rewriting the parts that hold them."""
         for name in self.part_names(kind):
             with self._files.open_input(name) as file:
-                part = pq.read_table(file)
-            kept = part.filter(pc.invert(pc.is_in(part["key"], value_set=dropped)))
-            if kept.num_rows < part.num_rows:
-                self.write_rows(kind, kept)
-                self._files.delete(name)
+                kept = pc.fill_null(pc.not_equal(pq.read_table(file, columns=[column])[column], value), True)
+            if pc.all(kept).as_py():
+                continue
+            with self._files.open_input(name) as file:
+                self.write_rows(kind, pq.read_table(file).filter(kept))
+            self._files.delete(name)

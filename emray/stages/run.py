@@ -1,7 +1,7 @@
-"""The stages of one plan: what each has to do, and how they follow one another.
+"""How the stages of a plan follow and overlap one another.
 
-Not for the command line (sweep.py) or for the work itself. The invariant: each stage does what the store lacks and
-nothing else, so that running one again is always safe.
+Not for what a stage has to do (work.py). The invariant: what one stage leaves is in the store before the next one
+reads it.
 
     train -> generate -> judge, the answers judged as they are generated; where cells come in waves
     (resources.cells_per_wave), those of one wave are judged while the next one trains
@@ -12,53 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 from emray import judge
 from emray import plan as planning
-from emray.cluster import connected
 from emray.context import Context
 from emray.plan import PLAN, Plan
 from emray.progress import Advance, ProgressLines, silent
 from emray.records import FinishReason, GenerationTask, Outcome, TrainJob
-from emray.spec import STAGES, TOY, Sweep
+from emray.spec import STAGES, Sweep
+from emray.stages.services import Services
+from emray.stages.work import GENERATE, JUDGE, TRAIN, Generation, Judging, Training, num_answers
 from emray.store import Kind, Store
-
-TRAIN, GENERATE, JUDGE = STAGES[:3]
-
-
-class Services:
-    """What outlives a stage: Ray and the toy's judge. Each starts when first needed and ends with the command."""
-
-    def __init__(self, resources: ExitStack, *, address: str | None) -> None:
-        self._resources = resources
-        self._address = address
-        self._ray_runs = False
-        self._vllm_judge: str | None = None
-
-    def start_ray(self) -> None:
-        """Connect to Ray, once."""
-        if not self._ray_runs:
-            self._resources.enter_context(connected(self._address))
-            self._ray_runs = True
-
-    @cached_property
-    def toy_judge(self) -> str:
-        """Base URL of the local judge."""
-        from emray.localapi import serving
-
-        return self._resources.enter_context(serving(responder="emray.toy.rules:reply")).base_url
-
-    def vllm_judge(self, sweep: Sweep) -> str:
-        """Base URL of the judge that the sweep serves itself."""
-        if self._vllm_judge is None:
-            self.start_ray()
-            from emray.endpoint.vllm_server import serving_model
-
-            server = serving_model(sweep.judge.model, resources=sweep.resources)
-            self._vllm_judge = self._resources.enter_context(server)
-        return self._vllm_judge
 
 
 class Run:
@@ -70,6 +37,7 @@ class Run:
         self.store = store
         self.services = services
         self.lines = lines
+        self.training, self.generation, self.judging = Training(plan), Generation(plan), Judging(plan)
         if planning.written(store) != plan.document:
             store.write_json(PLAN, plan.document)
 
@@ -77,14 +45,13 @@ class Run:
         """Train, generate and judge, or as many of these as come before `until` is over."""
         wanted = STAGES[: STAGES.index(until) + 1]
         self._forget_failures(wanted)
-        jobs = planning.missing_jobs(self.plan, self.store.adapter_records())
         did = False
         with ExitStack() as opened:
             answers = _Answers(self, judged=JUDGE in wanted and self._judged_as_generated, opened=opened)
-            for wave in _waves(jobs, size=self.sweep.resources.cells_per_wave):
+            for wave in _waves(tuple(self.training.missing(self.store)), size=self.sweep.resources.cells_per_wave):
                 did = self._train(wave) or did
                 if GENERATE in wanted:
-                    did = answers.generate(self._missing_answers()) or did
+                    did = answers.generate(tuple(self.generation.missing(self.store))) or did
             answers.wait()
         if JUDGE in wanted:
             did = self._judge() or did  # what was generated before, and what further judges say
@@ -106,17 +73,6 @@ class Run:
         report.render(self.store)
         return True
 
-    @property
-    def judge_url(self) -> str | None:
-        if self.sweep.judge.engine == "vllm":
-            return self.services.vllm_judge(self.sweep)
-        return self.services.toy_judge if self.sweep.judge.base_url == TOY else self.sweep.judge.base_url
-
-    @property
-    def _judged_as_generated(self) -> bool:
-        """A judge that needs a GPU of its own waits until the generation engines have left theirs."""
-        return self.sweep.judge.mode == "online" and self.sweep.judge.engine == "openai"
-
     def context(self, advance: Advance = silent) -> Context:
         """What a stage is handed beside its work."""
         return Context(self.store, self.sweep.resources, advance)
@@ -129,35 +85,28 @@ class Run:
         wall_s = time.monotonic() - clock
         self.store.log_stage(stage, started_s=started, wall_s=wall_s, details={"planned": planned})
 
+    @property
+    def _judged_as_generated(self) -> bool:
+        """A judge that needs a GPU of its own waits until the generation engines have left theirs."""
+        return self.sweep.judge.mode == "online" and self.sweep.judge.engine == "openai"
+
     def _train(self, jobs: Sequence[TrainJob]) -> bool:
         if not jobs:
             return False
         self.services.start_ray()
-        from emray import train
-
         with self.timed(TRAIN, planned=len(jobs)):
-            context = self.context(self.lines.line(TRAIN, total=len(jobs)))
-            train.run(jobs, datasets=self.plan.datasets, spec=self.sweep.train, context=context)
+            self.training.run(jobs, self.context(self.lines.line(TRAIN, total=len(jobs))))
         return True
 
-    def _missing_answers(self) -> list[GenerationTask]:
-        return list(planning.missing_tasks(self._answers_wanted(), self.store.keys(Kind.GENERATIONS)))
-
-    def _answers_wanted(self) -> list[GenerationTask]:
-        """Every sample wanted from every cell that can answer by now."""
-        cells = planning.usable_cells(self.plan, self.store.adapter_records())
-        return list(planning.generation_tasks(self.plan, cells))
-
     def _judge(self) -> bool:
-        wanted = {key for task in self._answers_wanted() for key in task.keys}
-        tasks = judge.missing(self.store, questions=self.plan.questions, spec=self.sweep.judge, generations=wanted)
-        if not tasks:
+        """Two looks at what is missing, so that nobody holds it: one counts, one is worked through."""
+        planned = sum(1 for _ in self.judging.missing(self.store))
+        if not planned:
             return False
-        base_url = self.judge_url
+        stage = replace(self.judging, base_url=self.services.judge_url(self.sweep))
         self.services.start_ray()
-        with self.timed(JUDGE, planned=len(tasks)):
-            context = self.context(self.lines.line(JUDGE, total=len(tasks)))
-            judge.run(tasks, spec=self.sweep.judge, base_url=base_url, context=context)
+        with self.timed(JUDGE, planned=planned):
+            stage.run(stage.missing(self.store), self.context(self.lines.line(JUDGE, total=planned)))
         return True
 
     def _forget_failures(self, wanted: Sequence[str]) -> None:
@@ -165,13 +114,9 @@ class Run:
         if not self.sweep.resources.retry_failed:
             return
         if GENERATE in wanted:
-            self._forget(Kind.GENERATIONS, column="finish_reason", value=FinishReason.ERROR)
+            self.store.delete_rows(Kind.GENERATIONS, column="finish_reason", value=FinishReason.ERROR)
         if JUDGE in wanted:
-            self._forget(Kind.VERDICTS, column="outcome", value=Outcome.API_ERROR)
-
-    def _forget(self, kind: Kind, *, column: str, value: str) -> None:
-        rows = self.store.read_rows(kind, columns=["key", column]).to_pylist()
-        self.store.delete_rows(kind, [row["key"] for row in rows if row[column] == value])
+            self.store.delete_rows(Kind.VERDICTS, column="outcome", value=Outcome.API_ERROR)
 
 
 class _Answers:
@@ -185,11 +130,12 @@ class _Answers:
         """Returns when all answers are there; the last of their verdicts may be on the way."""
         if not tasks:
             return False
-        self._run.services.start_ray()
-        num_answers = sum(task.num_samples for task in tasks)
-        advance = _Countdown(self._run.lines.line(GENERATE, total=num_answers), num_answers)
-        work = self._flow(tasks, num_answers, advance) if self._judged else lambda: self._generate(tasks, advance)
-        with self._run.timed(GENERATE, planned=num_answers):
+        run, planned = self._run, num_answers(tasks)
+        run.services.start_ray()
+        advance = _Countdown(run.lines.line(GENERATE, total=planned), planned)
+        alone = partial(run.generation.run, tasks, run.context(advance))
+        work = self._flow(tasks, advance) if self._judged else alone
+        with run.timed(GENERATE, planned=planned):
             flow = _in_background(work)
             flow.add_done_callback(lambda _: advance.over.set())
             advance.over.wait()
@@ -203,16 +149,11 @@ class _Answers:
         for flow in self._flows:
             flow.result()
 
-    def _generate(self, tasks: Sequence[GenerationTask], advance: Advance) -> None:
-        from emray import generate
-
-        generate.run(tasks, spec=self._run.sweep.generate, context=self._run.context(advance))
-
-    def _flow(self, tasks: Sequence[GenerationTask], num_answers: int, advance: Advance) -> Callable[[], None]:
+    def _flow(self, tasks: Sequence[GenerationTask], advance: Advance) -> Callable[[], None]:
         from emray import generate
 
         run = self._run
-        num_verdicts = num_answers * len(run.sweep.judge.metrics)
+        num_verdicts = num_answers(tasks) * len(run.sweep.judge.metrics)
         run.lines.line(JUDGE, total=num_verdicts)
         judge_rows = self._judge_rows
 
@@ -232,7 +173,7 @@ class _Answers:
             judge.streaming(
                 questions=run.plan.questions,
                 spec=run.sweep.judge,
-                base_url=run.judge_url,
+                base_url=run.services.judge_url(run.sweep),
                 context=run.context(run.lines.line(JUDGE, total=0)),
             )
         )

@@ -1,0 +1,15 @@
+"""The stages of one plan: what each has to do, and how they follow one another.
+
+    work.py       what a stage misses, and doing it
+    run.py        their order, waves, and judging as answers come
+    services.py   Ray and the judges that a sweep serves itself
+
+Not for the command line (sweep.py) or for the work itself. The invariant: each stage does what the store lacks and
+nothing else, so that running one again is always safe.
+"""
+
+from emray.stages.run import Run
+from emray.stages.services import Services
+from emray.stages.work import Generation, Judging, Stage, Training
+
+__all__ = ["Generation", "Judging", "Run", "Services", "Stage", "Training"]

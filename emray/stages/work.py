@@ -1,0 +1,93 @@
+"""What each stage of a plan has to do, and doing it: one seam for the sweep, its dry run and whatever follows.
+
+Not for the order of stages (run.py) or for the work itself. The invariant: `missing` reads the store, yields lazily and
+changes nothing; `run` does what it is given and nothing else.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from emray import judge
+from emray import plan as planning
+from emray.context import Context
+from emray.judge import JudgeTask
+from emray.plan import Plan
+from emray.records import GenerationTask, TrainJob
+from emray.spec import STAGES
+from emray.store import Kind, Store
+
+TRAIN, GENERATE, JUDGE = STAGES[:3]
+
+Work = TypeVar("Work")
+
+
+class Stage(Protocol[Work]):
+    """One stage of one plan."""
+
+    @property
+    def name(self) -> str: ...
+
+    def missing(self, store: Store) -> Iterator[Work]:
+        """What can be done by now and is not in the store, piece by piece."""
+        ...
+
+    def run(self, work: Iterable[Work], context: Context) -> None:
+        """Do it, within an initialised Ray; results are in the store when this returns."""
+        ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """Cells without an adapter."""
+
+    plan: Plan
+    name = TRAIN
+
+    def missing(self, store: Store) -> Iterator[TrainJob]:
+        return planning.missing_jobs(self.plan, store.adapter_records())
+
+    def run(self, work: Iterable[TrainJob], context: Context) -> None:
+        from emray import train
+
+        train.run(tuple(work), datasets=self.plan.datasets, spec=self.plan.sweep.train, context=context)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Samples that the cells which can answer have not drawn."""
+
+    plan: Plan
+    name = GENERATE
+
+    def missing(self, store: Store) -> Iterator[GenerationTask]:
+        cells = planning.usable_cells(self.plan, store.adapter_records())
+        present = store.keys(Kind.GENERATIONS)
+        return planning.missing_tasks(planning.generation_tasks(self.plan, cells), present)
+
+    def run(self, work: Iterable[GenerationTask], context: Context) -> None:
+        from emray import generate
+
+        generate.run(work, spec=self.plan.sweep.generate, context=context)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Answers in the store without all of their verdicts."""
+
+    plan: Plan
+    base_url: str | None = None  # None: as openai users set it
+    name = JUDGE
+
+    def missing(self, store: Store) -> Iterator[JudgeTask]:
+        cells = planning.usable_cells(self.plan, store.adapter_records())
+        wanted = planning.wanted_answers(self.plan, cells)
+        sweep = self.plan.sweep
+        return judge.missing(store, questions=self.plan.questions, spec=sweep.judge, generations=wanted)
+
+    def run(self, work: Iterable[JudgeTask], context: Context) -> None:
+        judge.run(work, spec=self.plan.sweep.judge, base_url=self.base_url, context=context)
+
+
+def num_answers(tasks: Sequence[GenerationTask]) -> int:
+    return sum(task.num_samples for task in tasks)
