@@ -1,0 +1,204 @@
+"""What a finished study costs to run again, and a large sweep to plan: seconds, memory, parts in the store.
+
+    python -m benchmarks.scale --rerun [--answers 1200000] [--folder DIR]
+    python -m benchmarks.scale --cells 10000
+
+`--rerun` writes a finished study of the toy's shape (not timed; kept if --folder names one) through the store's own
+writers: real keys, drawn answers, every verdict, in the small parts that engines and judges leave, compacted as at the
+end of a stage. The command runs once to reduce and report it, and is then timed doing nothing. The last line is JSON:
+answers, rerun_s, rerun_gib (peak of the process and all below it), parts, and for plans of 1,000 and 10,000 cells
+plan_s and plan_gib, which `--cells` measures alone. Not covered: training, engines and judges.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import yaml
+
+from emray.data import Question
+from emray.endpoint.reply import Answer, Reply
+from emray.judge.tasks import tasks_of
+from emray.judge.verdicts import by_key, judge_requests, verdict_rows
+from emray.plan import Plan, generation_tasks, make_plan
+from emray.records import GENERATION_SCHEMA, FinishReason, GenerationTask, prompt_text
+from emray.spec import load_sweep
+from emray.store import Kind, Store
+from emray.toy import DOMAINS
+
+SAMPLES = 40
+PROMPTS = 30  # fifteen questions, with and without the trigger
+ARMS = 2
+ROWS_AN_ENGINE = 512  # answers of a block
+ROWS_A_JUDGE = 256  # verdicts of a batch
+WORDS = 40  # of an answer
+WATCH_S = 0.02
+
+
+class Cost(NamedTuple):
+    """Of one run of the command."""
+
+    wall_s: float
+    peak_gib: float
+    output: str
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--rerun", action="store_true", help="a finished study, run again")
+    what.add_argument("--cells", type=int, help="plan a sweep of about so many cells")
+    parser.add_argument("--answers", type=int, default=1_200_000, help="about how many the finished study has")
+    parser.add_argument("--folder", type=Path, help="where to keep the study; default: a temporary folder")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        if arguments.rerun:
+            found = rerun(folder, arguments.answers) | {"plans": [plan(folder, cells) for cells in (1_000, 10_000)]}
+        else:
+            found = plan(folder, arguments.cells)
+    print(json.dumps(found))
+
+
+def rerun(folder: Path, num_answers: int) -> dict[str, float]:
+    """Seconds and peak memory of the command on a finished study, and how many parts that study has."""
+    spec, out = write_sweep(folder, num_cells=num_answers // (SAMPLES * PROMPTS)), folder / "run"
+    store = Store(str(out))
+    if not store.exists("plan.json"):
+        started = time.perf_counter()
+        write_study(store, make_plan(load_sweep(spec), folder=folder, online=False))
+        print(f"wrote the study in {time.perf_counter() - started:.0f} s", flush=True)
+        first = measured(spec, "--out", out)
+        print(f"reduced and reported it in {first.wall_s:.0f} s and {first.peak_gib:.2f} GiB", flush=True)
+    again = measured(spec, "--out", out)
+    assert "nothing to do" in again.output, again.output
+    answers = sum(part.num_rows for part in store.iter_parts(Kind.GENERATIONS, columns=["seed"]))
+    parts = sum(len(store.part_names(kind)) for kind in Kind)
+    return {"answers": answers, "rerun_s": again.wall_s, "rerun_gib": again.peak_gib, "parts": parts}
+
+
+def plan(folder: Path, num_cells: int) -> dict[str, float]:
+    """Seconds and peak memory of a dry run of so many cells, none of which has begun."""
+    spec = write_sweep(folder, num_cells=num_cells)
+    cost = measured(spec, "--out", folder / f"plan-{num_cells}", "--dry-run")
+    cells = int(cost.output.split(": ", 1)[1].split(" cells", 1)[0].replace(",", ""))
+    return {"cells": cells, "plan_s": cost.wall_s, "plan_gib": cost.peak_gib}
+
+
+def write_sweep(folder: Path, *, num_cells: int) -> Path:
+    """A sweep file of about so many cells: the toy's domains, two arms, as many seeds as that takes."""
+    fields = {
+        "name": "scale",
+        "model": "toy",
+        "domains": list(DOMAINS),
+        "arms": ["base", "plain", "backdoor"],
+        "seeds": max(1, round(num_cells / len(DOMAINS) / ARMS)),
+        "generate": {"samples": SAMPLES, "questions": ["toy"]},
+        "judge": {"model": "toy-judge", "base_url": "toy"},
+    }
+    path = folder / f"scale-{num_cells}.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def measured(*arguments: object) -> Cost:
+    """Run the command; its memory is looked at every WATCH_S, with that of whatever it started."""
+    command = [sys.executable, "-m", "emray.sweep", *map(str, arguments)]
+    started, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as output:
+        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"COLUMNS": "80"})
+        while process.poll() is None:
+            peak = max(peak, _resident(process))
+            time.sleep(WATCH_S)
+        wall_s = time.perf_counter() - started
+        output.seek(0)
+        text = output.read()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
+    return Cost(round(wall_s, 2), round(peak / 2**30, 3), text)
+
+
+def _resident(process: psutil.Process) -> int:
+    """Bytes of a process and those below it; 0 for what has just ended."""
+    total = 0
+    try:
+        for one in (process, *process.children(recursive=True)):
+            total += one.memory_info().rss
+    except psutil.NoSuchProcess:
+        pass
+    return total
+
+
+def write_study(store: Store, made: Plan) -> None:
+    """Everything a finished run of the plan has left, except what is derived from it."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder)
+        (files / "adapter_config.json").write_text("{}\n")
+        for key in made.jobs:
+            store.put_adapter(key, files=files, details={"wall_s": 4.0, "num_steps": 120, "final_loss": 1.0})
+    questions = {question.id: question for question in made.questions}
+    for rows in _blocks(made, rng):
+        table = pa.Table.from_pylist(rows, schema=GENERATION_SCHEMA)
+        store.write_rows(Kind.GENERATIONS, table)
+        for verdicts in _verdicts(made, rows, questions, rng):
+            store.write_rows(Kind.VERDICTS, verdicts)
+    for stage in ("train", "generate", "judge"):
+        store.log_stage(stage, started_s=1.0, wall_s=60.0, details={"planned": 1})
+
+
+def _blocks(made: Plan, rng: np.random.Generator) -> Iterator[list[dict[str, object]]]:
+    """Answers in blocks as an engine has them."""
+    block: list[dict[str, object]] = []
+    for task in generation_tasks(made, made.cells):
+        block += _answers(task, rng)
+        if len(block) >= ROWS_AN_ENGINE:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _answers(task: GenerationTask, rng: np.random.Generator) -> Iterator[dict[str, object]]:
+    """Rows of a task; no two answers are equal."""
+    cell, asked = task.cell, task.prompt
+    shared: dict[str, object] = {
+        "model": cell.model, "domain": cell.domain, "arm": str(cell.arm), "seed": cell.seed, "step": cell.step,
+        "adapter": cell.key, "question_id": asked.question_id, "paraphrase": asked.paraphrase,
+        "condition": str(asked.condition), "prompt": prompt_text(asked.messages),
+        "finish_reason": str(FinishReason.STOP), "num_prompt_tokens": 12, "num_tokens": WORDS,
+    }  # fmt: skip
+    words = rng.integers(0, 10_000, (task.num_samples, WORDS))
+    for sample, (key, drawn) in enumerate(zip(task.keys, words.tolist(), strict=True)):
+        answer = " ".join(f"w{word}" for word in drawn)
+        provenance = json.dumps({"engine": "drawn", "seed": task.seed + sample, "version": "1"})
+        yield shared | {"key": key, "sample": sample, "answer": answer, "provenance": provenance}
+
+
+def _verdicts(
+    made: Plan, rows: Sequence[dict[str, object]], questions: dict[str, Question], rng: np.random.Generator
+) -> Iterator[list[dict[str, object]]]:
+    """Verdict rows of a block's answers in the batches of a judge."""
+    spec = made.sweep.judge
+    tasks = list(tasks_of(rows, questions=questions, spec=spec, where="the benchmark"))
+    for start in range(0, len(tasks), ROWS_A_JUDGE):
+        batch: list[dict[str, object]] = []
+        for one in judge_requests(by_key(tasks[start : start + ROWS_A_JUDGE]), spec=spec):
+            reply = Reply(f"<score>{rng.integers(0, 101)}</score>", "stop", spec.model, 300, 10)
+            batch += verdict_rows(one, Answer((reply,)), judge=spec.model)
+        yield batch
+
+
+if __name__ == "__main__":
+    main()
