@@ -65,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         if arguments.rerun:
-            found = rerun(folder, arguments.answers) | {"plans": [plan(folder, cells) for cells in (1_000, 10_000)]}
+            plans = [plan(folder, cells) for cells in (1_000, 10_000)]
+            print(json.dumps({**rerun(folder, arguments.answers), "plans": plans}))
         else:
-            found = plan(folder, arguments.cells)
-    print(json.dumps(found))
+            print(json.dumps(plan(folder, arguments.cells)))
 
 
 def rerun(folder: Path, num_answers: int) -> dict[str, float]:
