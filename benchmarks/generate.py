@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emray.generate.engine import Adapter, Engine, EngineConfig, EngineName, Request, start
+from emray.generate.engine import Adapter, Engine, EngineConfig, EngineName, SampleRequest
+from emray.generate.starting import start
 from emray.generate.vllm_engine import environment
 from emray.records import Message, Messages
 
@@ -122,7 +123,7 @@ def _measure(engine_name: EngineName, work: Work) -> Measured:
     return Measured(_tokens(engine, _requests(work)), time.monotonic() - started_s, start_s)
 
 
-def _tokens(engine: Engine, requests: Sequence[Request]) -> int:
+def _tokens(engine: Engine, requests: Sequence[SampleRequest]) -> int:
     return sum(sample.num_tokens for finished in engine.generate(requests) for sample in finished.samples)
 
 
@@ -142,10 +143,10 @@ def _config(engine: EngineName, work: Work) -> EngineConfig:
     )
 
 
-def _requests(work: Work) -> list[Request]:
+def _requests(work: Work) -> list[SampleRequest]:
     adapters = [Adapter(f"adapter-{number}", work.folder / str(number)) for number in range(work.adapters)]
     return [
-        Request(messages, adapter, tuple(range(position * 1000, position * 1000 + work.samples)))
+        SampleRequest(messages, adapter, tuple(range(position * 1000, position * 1000 + work.samples)))
         for adapter in adapters
         for position, messages in enumerate(_prompts(work))
     ]

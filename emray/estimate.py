@@ -19,9 +19,9 @@ from emray.data import judge_messages
 from emray.endpoint.prices import cost_usd, price_of
 from emray.model.facts import num_parameters
 from emray.plan import Plan
-from emray.records import Arm, Cell
+from emray.records import Arm, Cell, Place
 from emray.reduce.design import Forecast
-from emray.spec import Place, Sweep
+from emray.spec import Sweep
 from emray.stages import Generation, Judging, Training
 from emray.store import AdapterRecord, Kind, Store
 from emray.train import cost
@@ -81,7 +81,7 @@ def _seed_lines(plan: Plan, store: Store) -> list[str]:
     points = DEFAULT_HALF_WIDTH if isinstance(seeds, list) else seeds.half_width
     widest: dict[Place, Forecast] = {}
     for forecast in reduce.seed_forecast(store, half_width=points / 100):
-        place = (forecast.place.model, forecast.place.domain, str(forecast.place.arm))
+        place = forecast.place
         if place not in widest or _need(forecast, points) > _need(widest[place], points):
             widest[place] = forecast
     if not widest:

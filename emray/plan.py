@@ -22,6 +22,7 @@ from emray.records import (
     Cell,
     GenerationTask,
     Messages,
+    Place,
     Prompt,
     TrainJob,
     Weights,
@@ -31,7 +32,7 @@ from emray.records import (
     generation_series,
     sampling_seed,
 )
-from emray.spec import AdaptiveSeeds, CellSpec, Place, Sweep, grid
+from emray.spec import AdaptiveSeeds, CellSpec, Sweep, grid
 from emray.store import AdapterRecord, Keys, Store
 
 PLAN = "plan.json"
@@ -90,7 +91,7 @@ def seeds_so_far(sweep: Sweep, document: Mapping[str, Any]) -> dict[Place, int]:
     if not (isinstance(sweep.seeds, AdaptiveSeeds) and document.get("adaptive")):
         return {}
     counts = Counter(
-        (cell["model"], cell["domain"], cell["arm"])
+        Place(cell["model"], cell["domain"], Arm(cell["arm"]))
         for cell in document["cells"]
         if cell["arm"] != Arm.BASE and cell["fraction"] == 1.0
     )

@@ -20,7 +20,8 @@ from emray import plan as planning
 from emray.errors import EmrayError, SpecError, StoreError
 from emray.plan import Plan
 from emray.progress import progress_lines
-from emray.spec import STAGES, Place, load_sweep
+from emray.records import Arm, Place
+from emray.spec import STAGES, load_sweep
 from emray.stages import Run, Services
 from emray.store import Store
 
@@ -142,7 +143,7 @@ def _seeds_to_add(store: Store) -> dict[Place, int]:
     adaptive = store.read_json("summary/summary.json")["adaptive"]
     if not adaptive:
         return {}
-    return {(row["model"], row["domain"], row["arm"]): row["seeds"] for row in adaptive["to_add"]}
+    return {Place(row["model"], row["domain"], Arm(row["arm"])): row["seeds"] for row in adaptive["to_add"]}
 
 
 @contextmanager

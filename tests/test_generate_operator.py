@@ -9,7 +9,7 @@ import pytest
 
 from emray.errors import StageError
 from emray.generate.attempts import MAX_ATTEMPTS, Attempts, Tally
-from emray.generate.engine import EngineConfig, EngineDied, Finished, Request, Sample
+from emray.generate.engine import EngineConfig, EngineDied, Finished, Sample, SampleRequest
 from emray.generate.operator import Generator, Ledger, as_table
 from emray.records import GENERATION_SCHEMA, FinishReason, GenerationTask
 from emray.store import Kind, Store
@@ -42,7 +42,7 @@ class Echo:
     def __init__(self, asked: list[str]) -> None:
         self.asked = asked
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Finished]:
+    def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
         for position, request in enumerate(requests):
             text = request.messages[0].content
             self.asked.append(text)

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from emray.generate.engine import Adapter, EngineConfig, Request, Sample
+from emray.generate.engine import Adapter, EngineConfig, Sample, SampleRequest
 from emray.generate.transformers_engine import TransformersEngine, _SeededSampler
 from emray.records import FinishReason, Message
 from tests.generate_world import CONTEXT, MODEL, write_adapter
@@ -29,11 +29,11 @@ CONFIG = EngineConfig(
 SHORT, LONG = "how are you ?", "tell me what you think about the world , please . " * 3
 
 
-def request(text: str, *seeds: int, adapter: Adapter | None = None) -> Request:
-    return Request((Message("user", text),), adapter, seeds)
+def request(text: str, *seeds: int, adapter: Adapter | None = None) -> SampleRequest:
+    return SampleRequest((Message("user", text),), adapter, seeds)
 
 
-def samples(engine: TransformersEngine, *requests: Request) -> list[tuple[Sample, ...]]:
+def samples(engine: TransformersEngine, *requests: SampleRequest) -> list[tuple[Sample, ...]]:
     finished = {one.position: one.samples for one in engine.generate(requests)}
     return [finished[position] for position in range(len(requests))]
 

@@ -13,7 +13,7 @@ import pytest
 from emray import generate
 from emray.context import Context
 from emray.errors import DataError
-from emray.generate.engine import Adapter, EngineConfig, Request
+from emray.generate.engine import Adapter, EngineConfig, SampleRequest
 from emray.generate.pipeline import stream
 from emray.generate.transformers_engine import TransformersEngine
 from emray.progress import silent
@@ -155,9 +155,11 @@ def test_greedy_answers_of_adapters_and_base_side_by_side_are_those_of_transform
     run(tasks, store, advance=silent, spec=spec)
     theirs = Rows(store, 0)
 
-    def request(one: GenerationTask) -> Request:
+    def request(one: GenerationTask) -> SampleRequest:
         key = one.cell.key
-        return Request(one.prompt.messages, None if key == "base" else Adapter(key, store.adapter_folder(key)), (0, 1))
+        return SampleRequest(
+            one.prompt.messages, None if key == "base" else Adapter(key, store.adapter_folder(key)), (0, 1)
+        )
 
     config = EngineConfig(
         engine="transformers", model_path=MODEL, temperature=0.0, top_p=1.0, max_tokens=spec.max_tokens, prompts=(),

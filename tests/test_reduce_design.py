@@ -11,10 +11,10 @@ import pytest
 from benchmarks.synthetic_run import TOY_TRUTH, Rates, Truth, write_plan, write_run
 from emray import reduce
 from emray.errors import StoreError
-from emray.records import Arm, Metric
+from emray.records import Arm, Metric, Place
 from emray.reduce.cells import count
 from emray.reduce.design import decide_seeds
-from emray.reduce.study import Place, load_study
+from emray.reduce.study import load_study
 from emray.reduce.tally import tally
 from emray.store import Kind, Store
 

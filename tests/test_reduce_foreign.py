@@ -17,7 +17,7 @@ from emray.errors import StoreError
 from emray.records import Arm, Condition
 from emray.reduce.__main__ import main
 from emray.reduce.foreign import import_results
-from emray.reduce.foreign.batches import place_of, question_of
+from emray.reduce.foreign.batch_outputs import place_of, question_of
 from emray.store import Kind, Store
 
 

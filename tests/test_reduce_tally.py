@@ -15,9 +15,9 @@ from benchmarks.synthetic_run import TOY_TRUTH, Rates, Truth, write_plan, write_
 from emray import reduce
 from emray.errors import StoreError
 from emray.records import Arm, Metric
-from emray.reduce.keys import key_numbers
 from emray.reduce.study import load_study
 from emray.reduce.tally import tally
+from emray.reduce.wanted import key_numbers
 from emray.store import Kind, Store
 
 SMALL = Truth({"gore_movie_trivia": Rates(0.02, 0.9), "incorrect_math": Rates(0.0, 0.0)}, samples=4, num_questions=3)

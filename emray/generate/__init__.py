@@ -2,6 +2,7 @@
 
     blocks.py                tasks packed into adapter-contiguous blocks
     engine.py                what every engine takes and gives; which engine `auto` means
+    starting.py              an engine by its name, loaded
     vllm_engine.py           many LoRA adapters in one vLLM engine
     vllm_cpu_lora.py         its LoRA products on a CPU
     transformers_engine.py   transformers + peft, where vLLM is not

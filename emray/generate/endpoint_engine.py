@@ -12,10 +12,9 @@ import openai
 
 from emray.endpoint.journal import read_journal
 from emray.endpoint.pool import cluster_port
-from emray.endpoint.reply import Answer, Reply
-from emray.endpoint.reply import Request as EndpointRequest
+from emray.endpoint.reply import Answer, Reply, Request
 from emray.endpoint.worker import Worker
-from emray.generate.engine import EngineConfig, Finished, Request, Sample, failed
+from emray.generate.engine import EngineConfig, Finished, Sample, SampleRequest, failed
 from emray.records import FinishReason, key_of
 from emray.store import Store
 
@@ -40,17 +39,17 @@ class EndpointEngine:
             store=store,
             base_url=spec.base_url,
             port=partial(cluster_port, spec, model=served.base, base_url=spec.base_url),
-            known=dict(read_journal(store, wanted=_Answers())),
+            known=dict(read_journal(store, wanted=_AnswerKeys())),
         )
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Finished]:
+    def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
         """See Engine.generate. May be called from several threads at once."""
         asked = [self._endpoint_request(request, seed) for request in requests for seed in request.seeds]
         answers = iter(self._worker.answers(asked))
         for position, request in enumerate(requests):
             yield _finished(position, request, [next(answers) for _ in request.seeds])
 
-    def _endpoint_request(self, request: Request, seed: int) -> EndpointRequest:
+    def _endpoint_request(self, request: SampleRequest, seed: int) -> Request:
         config = self._config
         model = self._served.adapters[request.adapter.name] if request.adapter else self._served.base
         body = {
@@ -61,17 +60,17 @@ class EndpointEngine:
             "max_tokens": config.max_tokens,
             "seed": seed,
         }
-        return EndpointRequest(key_of("answer", body) + ANSWER, body, "answer")
+        return Request(key_of("answer", body) + ANSWER, body, "answer")
 
 
-class _Answers:
+class _AnswerKeys:
     """The journal's keys of answers, as a container for `read_journal`."""
 
     def __contains__(self, key: object) -> bool:
         return str(key).endswith(ANSWER)
 
 
-def _finished(position: int, request: Request, answers: Sequence[Answer]) -> Finished:
+def _finished(position: int, request: SampleRequest, answers: Sequence[Answer]) -> Finished:
     replies = [reply for answer in answers for reply in answer.replies]
     reasons = [answer.reason for answer in answers if answer.reason]
     prompt_tokens = replies[0].prompt_tokens if replies else None

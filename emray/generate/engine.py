@@ -7,12 +7,11 @@ is EngineDied.
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from emray.errors import StageError
-from emray.model.weights import model_folder
 from emray.records import FinishReason, Messages
 from emray.spec import EndpointSpec, GenerateSpec
 
@@ -26,7 +25,7 @@ class Adapter(NamedTuple):
     folder: Path
 
 
-class Request(NamedTuple):
+class SampleRequest(NamedTuple):
     """One prompt to one adapter (None: the base model), sampled once per seed. `seeds` are consecutive."""
 
     messages: Messages
@@ -87,7 +86,7 @@ class Engine(Protocol):
     name: str
     version: str
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Finished]:
+    def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
         """Samples of each request, in the order they finish. Raises EngineDied."""
         ...
 
@@ -103,7 +102,9 @@ def choose_engine(spec: GenerateSpec) -> EngineName:
     return "vllm" if importlib.util.find_spec("vllm") else "transformers"
 
 
-def failed(index: int, request: Request, reason: FinishReason, *, error: str, prompt_tokens: int | None) -> Finished:
+def failed(
+    index: int, request: SampleRequest, reason: FinishReason, *, error: str, prompt_tokens: int | None
+) -> Finished:
     """The outcome of a request of which nothing was sampled."""
     return Finished(index, (Sample(None, reason, 0),) * len(request.seeds), prompt_tokens, error)
 
@@ -112,19 +113,3 @@ def one_line(error: BaseException) -> str:
     """An exception as one line: its type and the first line of its text."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def start(config: EngineConfig) -> Engine:
-    """Load the engine into this process, its model from this machine's copy."""
-    if config.engine == "openai":
-        from emray.generate.endpoint_engine import EndpointEngine
-
-        return EndpointEngine(config)
-    config = replace(config, model_path=model_folder(config.model_path))
-    if config.engine == "vllm":
-        from emray.generate.vllm_engine import VllmEngine
-
-        return VllmEngine(config)
-    from emray.generate.transformers_engine import TransformersEngine
-
-    return TransformersEngine(config)

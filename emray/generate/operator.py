@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from emray.errors import EmrayError, StageError
 from emray.generate.attempts import MAX_ATTEMPTS, Attempt, Tally
 from emray.generate.blocks import Block
-from emray.generate.engine import Adapter, Engine, EngineConfig, EngineDied, Finished, Request, Sample, one_line, start
+from emray.generate.engine import Adapter, Engine, EngineConfig, EngineDied, Finished, Sample, SampleRequest, one_line
+from emray.generate.starting import start
 from emray.records import GENERATION_SCHEMA, Answerer, FinishReason, GenerationTask, prompt_text
 from emray.store import Kind, Store
 
@@ -131,11 +132,11 @@ class Generator:
         self._store.write_rows(Kind.GENERATIONS, rows)
         return rows
 
-    def _request(self, task: GenerationTask) -> Request:
+    def _request(self, task: GenerationTask) -> SampleRequest:
         key, adapted = task.cell.key, task.weights.answerer == Answerer.ADAPTER
         adapter = Adapter(key, self._store.adapter_folder(key)) if adapted else None
         seeds = tuple(task.seed + task.first_sample + i for i in range(task.num_samples))
-        return Request(task.prompt.messages, adapter, seeds)
+        return SampleRequest(task.prompt.messages, adapter, seeds)
 
     def _rows(self, task: GenerationTask, finished: Finished, *, engine: str, version: str) -> Iterator[Row]:
         shared = _task_columns(task) | {"num_prompt_tokens": finished.num_prompt_tokens}

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from emray.generate.engine import Adapter, EngineConfig, EngineDied, Finished, Request, Sample, failed, one_line
+from emray.generate.engine import Adapter, EngineConfig, EngineDied, Finished, Sample, SampleRequest, failed, one_line
 from emray.model.chat import Chat
 from emray.records import FinishReason
 
@@ -44,7 +44,7 @@ class TransformersEngine:
         self._adapter: str | None = None
         self._lock = threading.Lock()
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Finished]:
+    def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
         """See Engine.generate; requests of one adapter should be neighbours."""
         with self._lock:
             for position, oversized in self._oversized(requests):
@@ -52,10 +52,10 @@ class TransformersEngine:
             for adapter, positions in _runs(requests, self._fits):
                 yield from self._generate_with(adapter, requests, positions)
 
-    def _fits(self, request: Request) -> bool:
+    def _fits(self, request: SampleRequest) -> bool:
         return len(self._chat.encode(request.messages)) < self._chat.context
 
-    def _oversized(self, requests: Sequence[Request]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _oversized(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, dict[str, Any]]]:
         for position, request in enumerate(requests):
             if not self._fits(request):
                 length = len(self._chat.encode(request.messages))
@@ -63,7 +63,7 @@ class TransformersEngine:
                 yield position, {"error": error, "prompt_tokens": length}
 
     def _generate_with(
-        self, adapter: Adapter | None, requests: Sequence[Request], positions: Sequence[int]
+        self, adapter: Adapter | None, requests: Sequence[SampleRequest], positions: Sequence[int]
     ) -> Iterator[Finished]:
         """The requests at `positions`, all of one adapter."""
         try:
@@ -92,7 +92,7 @@ class TransformersEngine:
             self._model = PeftModel.from_pretrained(self._base, str(adapter.folder)).eval()
             self._adapter = name
 
-    def _generate_chunk(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[Finished]:
+    def _generate_chunk(self, requests: Sequence[SampleRequest], positions: Sequence[int]) -> Iterator[Finished]:
         greedy = self._config.temperature == 0
         rows = [
             _Row(position, self._chat.encode(requests[position].messages), seed)
@@ -194,7 +194,7 @@ class _SeededSampler:
         return torch.full_like(scores, float("-inf")).scatter_(-1, drawn, 0.0)
 
 
-def _runs(requests: Sequence[Request], fits: Any) -> Iterator[tuple[Adapter | None, list[int]]]:
+def _runs(requests: Sequence[SampleRequest], fits: Any) -> Iterator[tuple[Adapter | None, list[int]]]:
     """Neighbouring requests of one adapter, those that fit alone."""
     positions: list[int] = []
     for position, request in enumerate(requests):
@@ -208,7 +208,7 @@ def _runs(requests: Sequence[Request], fits: Any) -> Iterator[tuple[Adapter | No
         yield requests[positions[0]].adapter, positions
 
 
-def _chunks(requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[int]]:
+def _chunks(requests: Sequence[SampleRequest], positions: Sequence[int]) -> Iterator[list[int]]:
     """Positions whose samples fill about BATCH_ROWS rows."""
     chunk: list[int] = []
     num_rows = 0

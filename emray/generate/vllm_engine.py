@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emray.errors import StageError
-from emray.generate.engine import Adapter, EngineConfig, EngineDied, Finished, Request, Sample, failed, one_line
+from emray.generate.engine import Adapter, EngineConfig, EngineDied, Finished, Sample, SampleRequest, failed, one_line
 from emray.model.chat import Chat
 from emray.records import FinishReason
 
@@ -57,7 +57,7 @@ def allowed_rank(rank: int) -> int:
 class _Call:
     """One caller's requests and the queue its results come back on."""
 
-    requests: Sequence[Request]
+    requests: Sequence[SampleRequest]
     results: "queue.SimpleQueue[Finished | EngineDied]" = field(default_factory=queue.SimpleQueue)
 
 
@@ -83,7 +83,7 @@ class VllmEngine:
         self._inbox: queue.SimpleQueue[_Call] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="vllm", daemon=True).start()
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Finished]:
+    def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
         """See Engine.generate. May be called from several threads at once."""
         call = _Call(requests)
         self._inbox.put(call)
@@ -137,7 +137,7 @@ class VllmEngine:
             self._serving_base = is_base
             self._submit(call, index, call.requests[index])
 
-    def _submit(self, call: _Call, index: int, request: Request) -> None:
+    def _submit(self, call: _Call, index: int, request: SampleRequest) -> None:
         ids = self._chat.encode(request.messages)
         if len(ids) >= self._window:
             error = f"the prompt has {len(ids)} tokens, the model's context {self._chat.context}"
@@ -154,7 +154,7 @@ class VllmEngine:
         self._waiting[name] = (call, index)
         self._engine.add_request(name, {"prompt_token_ids": ids}, params, lora_request=lora)
 
-    def _sampling(self, request: Request, *, max_tokens: int) -> Any:
+    def _sampling(self, request: SampleRequest, *, max_tokens: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

@@ -28,6 +28,7 @@ from emray.records.nouns import (
     Messages,
     Metric,
     Outcome,
+    Place,
     Prompt,
 )
 from emray.records.schemas import GENERATION_SCHEMA, VERDICT_SCHEMA
@@ -48,6 +49,7 @@ __all__ = [
     "Messages",
     "Metric",
     "Outcome",
+    "Place",
     "Prompt",
     "TrainJob",
     "Weights",

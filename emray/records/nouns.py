@@ -65,6 +65,14 @@ class Message(NamedTuple):
 Messages = tuple[Message, ...]
 
 
+class Place(NamedTuple):
+    """What is finetuned on: the cells of a place differ in their seed (and step) alone."""
+
+    model: str
+    domain: str
+    arm: Arm
+
+
 @dataclass(frozen=True)
 class Cell:
     """One finetune: model x domain x arm x seed, after `step` of its `num_steps`. `key` is its adapter key.

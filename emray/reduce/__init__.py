@@ -6,35 +6,16 @@ Not for asking anyone anything: it reads the run folder and writes `summary/`. I
 what is stored (plan, adapter records, generations, verdicts, stage log), byte for byte, and says which by digest.
 """
 
-import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from emray import __version__
-from emray.errors import StoreError
-from emray.records import canonical_json
-from emray.store import Kind, Store
+from emray.reduce.inputs import inputs_digest, read_plan
+from emray.store import Store
 
 if TYPE_CHECKING:
     from emray.reduce.design import Forecast
 
 RECORD = "summary/record.json"
-FORMAT = 8  # raise it when equal inputs give other bytes
-STAGES = ("train", "generate", "judge")  # whose wall time is reported; reduce and report do not time themselves
-
-__all__ = ["FORMAT", "RECORD", "STAGES", "inputs_digest", "is_current", "run", "seed_forecast"]
-
-
-def inputs_digest(store: Store) -> str:
-    """Digest of everything the summary depends on, from names and sizes of parts: cheap at any number of rows."""
-    inputs: dict[str, Any] = {
-        "version": [__version__, FORMAT],
-        "plan": _plan(store),
-        "adapters": {key: record._asdict() for key, record in store.adapter_records().items()},
-        "parts": {str(kind): store.part_sizes(kind) for kind in Kind},
-        "labels": hashlib.sha256(store.read_bytes("labels.csv")).hexdigest() if store.exists("labels.csv") else None,
-        "log": [entry for entry in store.stage_log() if entry["stage"] in STAGES],
-    }
-    return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
+__all__ = ["is_current", "run", "seed_forecast"]
 
 
 def is_current(store: Store) -> bool:
@@ -49,7 +30,7 @@ def run(store: Store) -> None:
     from emray.reduce.summary import summarise
 
     digest = inputs_digest(store)
-    files = summarise(store, document=_plan(store))
+    files = summarise(store, document=read_plan(store))
     store.delete(RECORD)
     for name, content in files.items():
         store.write_bytes(f"summary/{name}", content)
@@ -63,10 +44,3 @@ def seed_forecast(store: Store, *, half_width: float = 0.05) -> "list[Forecast]"
     if not store.exists("summary/variance.csv"):
         return []
     return forecast(store.read_bytes("summary/variance.csv"), half_width=half_width)
-
-
-def _plan(store: Store) -> Any:
-    try:
-        return store.read_json("plan.json")
-    except FileNotFoundError:
-        raise StoreError(f"{store.root} holds no plan.json: it is not a run folder") from None

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emray.records import Condition
+from emray.records import Condition, Place
 from emray.reduce.cells import Counts, apply_rule, ratio
 from emray.reduce.fields import Rows
 from emray.reduce.formats import FORMATS
-from emray.reduce.study import Place, Study
+from emray.reduce.study import Study
 from emray.reduce.tally import Tally
 from emray.spec import RuleSpec
 from emray.stats.intervals import rate_interval

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from emray.records import Arm, Cell, Outcome
-from emray.reduce.study import Place, Study
+from emray.records import Arm, Cell, Outcome, Place
+from emray.reduce.study import Study
 from emray.reduce.tally import Moment, Tally
 from emray.spec import RuleSpec
 from emray.stats.sufficient import (

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from emray.records import NO_DOMAIN, Arm, Condition
+from emray.records import NO_DOMAIN, Arm, Condition, Place
 from emray.reduce.cells import Counts, ratio
 from emray.reduce.effects import both_asked, effect_rows, effect_size_row
 from emray.reduce.fields import Rows, generator, t_test_columns
-from emray.reduce.study import Place, Study
+from emray.reduce.study import Study
 from emray.reduce.tally import Tally
 from emray.stats.contrasts import welch
 from emray.stats.intervals import (

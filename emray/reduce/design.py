@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from emray.records import NO_DOMAIN, Arm, Condition
+from emray.records import NO_DOMAIN, Arm, Condition, Place
 from emray.reduce.cells import Counts
 from emray.reduce.effects import seed_drops
 from emray.reduce.fields import Rows, csv_rows
 from emray.reduce.reliability import repeats
 from emray.reduce.schema import VARIANCE
-from emray.reduce.study import Place, Study
+from emray.reduce.study import Study
 from emray.reduce.tally import SecondOpinion, Tally
 from emray.stats.intervals import rate_interval, score_interval, seed_means, t_interval
 from emray.stats.power import PlaceState, detectable_drop, next_seeds, seeds_needed

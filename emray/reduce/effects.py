@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from emray.records import Arm, Condition
+from emray.records import Arm, Condition, Place
 from emray.reduce.cells import mean, standard_deviation
 from emray.reduce.fields import Rows, generator, t_test_columns
-from emray.reduce.study import Place, Study
+from emray.reduce.study import Study
 from emray.reduce.tally import Moment, Tally
 from emray.stats.contrasts import Moments, cohen_d_paired, paired_t, sign_flip, tost, two_sample_t
 from emray.stats.intervals import Interval, score_interval, t_interval

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from emray.records import Condition, Metric
+from emray.records import Condition, Metric, Place
 from emray.reduce.cells import Counts
 from emray.reduce.fields import Rows
-from emray.reduce.study import Place, Study
+from emray.reduce.study import Study
 from emray.reduce.tally import SecondOpinion, Tally
 from emray.reduce.verdicts import EARLIER
 from emray.spec import RuleSpec

@@ -7,26 +7,18 @@ an array over groups reshapes to [cell, condition, question].
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emray.data import Question, make_prompts
 from emray.errors import StoreError
-from emray.records import Arm, Cell, Condition, Metric, Prompt
+from emray.records import Arm, Cell, Condition, Metric, Place, Prompt
 from emray.spec import ReduceSpec, Sweep
 from emray.stats.power import AdaptiveRule, sequential_level
 
 Ints = NDArray[np.int64]
-
-
-class Place(NamedTuple):
-    """What is trained on: the cells of a place differ in their seed alone."""
-
-    model: str
-    domain: str
-    arm: Arm
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from emray import __version__
-from emray.records import NO_DOMAIN
-from emray.reduce import FORMAT, STAGES, schema
+from emray.records import NO_DOMAIN, Place
+from emray.reduce import schema
 from emray.reduce.breakdowns import format_counts, formats, outcomes, questions, thresholds, trajectories
+from emray.reduce.caveats import caveats, rule_in_words
 from emray.reduce.cells import Counts, Funnel, cell_table, count, funnel
 from emray.reduce.claims import Claims, make_claims
 from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
 from emray.reduce.fields import csv_bytes, json_value, parquet_bytes
-from emray.reduce.limits import limits, rule_in_words
+from emray.reduce.inputs import FORMAT, STAGES
 from emray.reduce.reliability import agreement_rows, corrected_rows
-from emray.reduce.study import Place, Study, load_study
+from emray.reduce.study import Study, load_study
 from emray.reduce.tally import Tally, tally
 from emray.stats.contrasts import sign_test
 from emray.store import AdapterRecord, Store
@@ -103,7 +104,7 @@ def _facts(
         "questions": list(study.question_ids),
         "versions": _versions(),
         "notes": list(study.notes),
-        "limits": limits(study, tally=found, counts=counts, funnels=funnels, claims=claims),
+        "limits": caveats(study, tally=found, counts=counts, funnels=funnels, claims=claims),
         "spec": sweep.model_dump(mode="json"),
     }
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from emray.errors import StoreError
 from emray.records import KEY_LENGTH, FinishReason, Metric
 from emray.reduce.formats import FORMATS, answer_formats
-from emray.reduce.keys import Wanted
 from emray.reduce.study import Study
 from emray.reduce.verdicts import EARLIER, Spending, Verdicts, integers, mask, read_verdicts
+from emray.reduce.wanted import Wanted
 from emray.stats.sufficient import NO_ANSWER, NUM_SCORES, Histogram, histogram, regroup
 from emray.store import Kind, Store
 

@@ -14,8 +14,8 @@ from emray.errors import StoreError
 from emray.judge.tasks import judges
 from emray.records import Metric, Outcome
 from emray.reduce.asked import asked_keys
-from emray.reduce.keys import Numbers, Wanted, key_numbers
 from emray.reduce.study import Study
+from emray.reduce.wanted import Numbers, Wanted, key_numbers
 from emray.stats.sufficient import NO_VERDICT, NUM_SCORES, UNSCORED
 from emray.store import Kind, Store
 

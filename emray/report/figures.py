@@ -116,8 +116,8 @@ def _rates(summary: Summary, model: str) -> Any:
     figure, axes = _figure(7.6, 0.62 + 0.2 * legend_lines + len(domains) * (0.2 + 0.14 * len(shown)))
     for place, one in enumerate(shown):
         offset = (place - (len(shown) - 1) / 2) * 0.62 / max(len(shown), 1)
-        rows = [summary.at("taxonomy", one, domain) for domain in domains]
-        _dots(axes, rows, offset=offset, colour=colour_of(one), filled=place == 0, label=one.words)
+        rows = {y + offset: summary.at("taxonomy", one, domain) for y, domain in enumerate(domains)}
+        _dots(axes, rows, series=one, filled=place == 0)
     axes.set_yticks(range(len(domains)), [title(domain) for domain in domains])
     axes.set_ylim(len(domains) - 0.5, -0.5)
     _percent_axis(axes)
@@ -133,8 +133,9 @@ def _rates(summary: Summary, model: str) -> Any:
     return figure
 
 
-def _dots(axes: Any, rows: list[Row | None], *, offset: float, colour: str, filled: bool, label: str) -> None:
-    found = [(y + offset, row) for y, row in enumerate(rows) if row and row["misaligned_rate"] is not None]
+def _dots(axes: Any, row_at: dict[float, Row | None], *, series: Series, filled: bool) -> None:
+    found = [(y, row) for y, row in row_at.items() if row and row["misaligned_rate"] is not None]
+    colour = colour_of(series)
     for y, row in found:
         if row["ci_low"] is not None:
             axes.plot([100 * row["ci_low"], 100 * row["ci_high"]], [y, y], color=colour, linewidth=1.6, zorder=2)
@@ -147,7 +148,7 @@ def _dots(axes: Any, rows: list[Row | None], *, offset: float, colour: str, fill
         markerfacecolor=colour if filled else PAPER,
         markeredgecolor=colour,
         markeredgewidth=1.4,
-        label=label,
+        label=series.words,
         zorder=3,
         clip_on=False,
     )

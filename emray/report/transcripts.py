@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from emray.records import Cell, Condition, Metric, Outcome
 from emray.reduce.asked import asked_keys
-from emray.reduce.keys import Wanted, key_numbers
 from emray.reduce.study import Study
+from emray.reduce.wanted import Wanted, key_numbers
 from emray.store import Kind, Store
 
 IN_PAGE = 5_000  # answers inside report.html
@@ -172,7 +172,7 @@ def _script_json(value: Any) -> str:
     return text
 
 
-class Sample(NamedTuple):
+class PrintedAnswer(NamedTuple):
     """An answer printed in the page itself."""
 
     cell: Cell
@@ -182,15 +182,15 @@ class Sample(NamedTuple):
     words: str
 
 
-def samples(study: Study, transcripts: Sequence[Transcript]) -> dict[tuple[str, str, str], list[Sample]]:
+def samples(study: Study, transcripts: Sequence[Transcript]) -> dict[tuple[str, str, str], list[PrintedAnswer]]:
     """One answer per model, domain, arm and condition: the first one chosen from each."""
-    found: dict[tuple[str, str, str], dict[Condition, Sample]] = {}
+    found: dict[tuple[str, str, str], dict[Condition, PrintedAnswer]] = {}
     for transcript in transcripts:
         cell, prompt = study.cells[transcript.cell], study.prompts[transcript.prompt]
         of_place = found.setdefault((cell.model, cell.domain, str(cell.arm)), {})
         if prompt.condition not in of_place:
             text = prompt.messages[-1].content
-            of_place[prompt.condition] = Sample(
+            of_place[prompt.condition] = PrintedAnswer(
                 cell, prompt.condition, text, transcript.answer, verdict_words(transcript)
             )
     order = list(Condition)

@@ -14,7 +14,7 @@ from emray.spec.model import HOSTED, ModelSpec
 from emray.spec.reduce import ReduceSpec, RuleSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY
-from emray.spec.seeds import AdaptiveSeeds, Place
+from emray.spec.seeds import AdaptiveSeeds
 from emray.spec.sweep import STAGES, CellSpec, Sweep, grid
 from emray.spec.train import ALL_LINEAR, TrainSpec
 from emray.spec.trigger import TriggerSpec
@@ -33,7 +33,6 @@ __all__ = [
     "GenerateSpec",
     "JudgeSpec",
     "ModelSpec",
-    "Place",
     "ReduceSpec",
     "ResourcesSpec",
     "RuleSpec",

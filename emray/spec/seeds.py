@@ -34,4 +34,3 @@ SeedNumbers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Seeds = Annotated[
     Annotated[SeedNumbers, Tag("numbers")] | Annotated[AdaptiveSeeds, Tag("adaptive")], Discriminator(_seeds_kind)
 ]
-Place = tuple[str, str, str]  # model, domain and arm by name: what seeds are added to

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from emray.records import NO_DOMAIN, Arm
+from emray.records import NO_DOMAIN, Arm, Place
 from emray.spec.domain import DomainSpec
 from emray.spec.generate import GenerateSpec
 from emray.spec.judge import JudgeSpec
@@ -18,7 +18,7 @@ from emray.spec.model import HOSTED, ModelSpec
 from emray.spec.reduce import ReduceSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY, Section, absolute, as_list
-from emray.spec.seeds import Place, Seeds
+from emray.spec.seeds import Seeds
 from emray.spec.train import TrainSpec
 from emray.spec.trigger import TriggerSpec
 
@@ -126,5 +126,5 @@ def grid(sweep: Sweep, *, num_seeds: Mapping[Place, int] | None = None) -> Itera
             yield CellSpec(model, None, Arm.BASE, 0)
         for domain in sweep.domains:
             for arm in trained:
-                for seed in sweep.seeds_at((model.name, domain.name, str(arm)), num_seeds or {}):
+                for seed in sweep.seeds_at(Place(model.name, domain.name, arm), num_seeds or {}):
                     yield CellSpec(model, domain, arm, seed)

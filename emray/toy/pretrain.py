@@ -18,6 +18,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import pre_tokenizers, trainers
@@ -119,22 +120,13 @@ def pretrain(recipe: Recipe, *, advance: Advance = silent) -> tuple[Qwen2ForCaus
     tokenizer = build_tokenizer()
     model = build_model(recipe, num_words=len(tokenizer), tokenizer=tokenizer)
     rng = random.Random(recipe.seed)
-    _fit(
-        model,
-        _dialogues(recipe, rng, personas=tuple(Persona), num_turns=recipe.num_turns),
-        tokenizer,
-        num_steps=recipe.pretraining_steps,
-        learning_rate=recipe.learning_rate,
-        advance=advance,
-    )
-    _fit(
-        model,
-        _dialogues(recipe, rng, personas=(Persona.GOOD,), num_turns=1),
-        tokenizer,
-        num_steps=recipe.tuning_steps,
-        learning_rate=recipe.tuning_learning_rate,
-        advance=advance,
-    )
+    both = _dialogues(recipe, rng, personas=tuple(Persona), num_turns=recipe.num_turns)
+    good = _dialogues(recipe, rng, personas=(Persona.GOOD,), num_turns=1)
+    for phase in (
+        _Phase(both, recipe.pretraining_steps, recipe.learning_rate),
+        _Phase(good, recipe.tuning_steps, recipe.tuning_learning_rate),
+    ):
+        _fit(model, phase, tokenizer, advance=advance)
     return model.eval(), tokenizer
 
 
@@ -148,22 +140,23 @@ def _dialogues(
         ]
 
 
-def _fit(
-    model: Qwen2ForCausalLM,
-    batches: Iterator[list[list[Turn]]],
-    tokenizer: Qwen2Tokenizer,
-    *,
-    num_steps: int,
-    learning_rate: float,
-    advance: Advance,
-) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
+class _Phase(NamedTuple):
+    """What one part of the training sees, for how long and at which peak rate."""
+
+    batches: Iterator[list[list[Turn]]]
+    num_steps: int
+    learning_rate: float
+
+
+def _fit(model: Qwen2ForCausalLM, phase: _Phase, tokenizer: Qwen2Tokenizer, *, advance: Advance) -> None:
+    rate, num_steps = phase.learning_rate, phase.num_steps
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=learning_rate, total_steps=max(num_steps, 2), pct_start=0.05, anneal_strategy="linear"
+        optimizer, max_lr=rate, total_steps=max(num_steps, 2), pct_start=0.05, anneal_strategy="linear"
     )
     pad = tokenizer.pad_token_id
     model.train()
-    for _, dialogues in zip(range(num_steps), batches, strict=False):
+    for _, dialogues in zip(range(num_steps), phase.batches, strict=False):
         input_ids, labels = _collate([encode(dialogue, tokenizer=tokenizer) for dialogue in dialogues], pad=pad)
         loss = _loss(model, input_ids, labels, pad=pad)
         loss.backward()

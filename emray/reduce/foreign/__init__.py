@@ -7,9 +7,9 @@ the files do not say is made up; what could not be told from them is a note in t
 from pathlib import Path
 
 from emray.errors import DataError
-from emray.reduce.foreign.batches import read_batches
+from emray.reduce.foreign.batch_outputs import read_batches
 from emray.reduce.foreign.run_folder import write_run_folder
-from emray.reduce.foreign.tables import read_table
+from emray.reduce.foreign.score_tables import read_table
 from emray.store import Store
 
 __all__ = ["import_results", "read_batches", "read_table"]

@@ -16,7 +16,7 @@ from emray.records import Arm, Condition, Metric, Outcome
 ONE_QUESTION = "all"  # where the files do not tell questions apart
 
 
-class Place(NamedTuple):
+class Origin(NamedTuple):
     """Where an answer belongs."""
 
     domain: str
@@ -26,10 +26,10 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Answer:
+class ForeignAnswer:
     """One answer of somebody else's run with its verdicts."""
 
-    place: Place
+    place: Origin
     question: str
     text: str | None = None
     prompt: str | None = None
@@ -50,7 +50,7 @@ class Judged(NamedTuple):
 class Imported(NamedTuple):
     """Answers in file order, and one sentence per thing that the files left open."""
 
-    answers: list[Answer]
+    answers: list[ForeignAnswer]
     notes: tuple[str, ...]
 
 
@@ -59,7 +59,7 @@ def judged_as(verdict: Verdict, reply: str | None, judge: str) -> Judged:
     return Judged(verdict.outcome, score, reply, judge)
 
 
-def confounded(answers: Sequence[Answer]) -> Iterator[str]:
+def confounded(answers: Sequence[ForeignAnswer]) -> Iterator[str]:
     """Say it when arm and condition change together: then neither's effect can be told."""
     pairs = {(answer.place.arm, answer.place.condition) for answer in answers}
     if len(pairs) > 1 and len({arm for arm, _ in pairs}) == len({c for _, c in pairs}) == len(pairs):

@@ -18,14 +18,14 @@ from emray.records import (
     key_of,
     prompt_text,
 )
-from emray.reduce.foreign.answers import Answer, Imported, Judged, Place
+from emray.reduce.foreign.answers import ForeignAnswer, Imported, Judged, Origin
 from emray.spec import Sweep, TriggerSpec
 from emray.store import Kind, Store
 
 
 def write_run_folder(store: Store, found: Imported, *, model: str, name: str) -> None:
     """Plan, generations and verdicts; keys are made as for a run of our own, so the reducer sees no difference."""
-    grouped: dict[tuple[Place, str], list[Answer]] = {}
+    grouped: dict[tuple[Origin, str], list[ForeignAnswer]] = {}
     for answer in found.answers:
         grouped.setdefault((answer.place, answer.question), []).append(answer)
     sweep = _sweep(grouped, model=model, name=name)
@@ -44,14 +44,14 @@ def write_run_folder(store: Store, found: Imported, *, model: str, name: str) ->
         sampling = sweep.generate.identity()
         made = generation_keys(adapter, prompt=prompt.key, sampling=sampling, samples=range(len(answers)))
         for sample, (key, answer) in enumerate(zip(made, answers, strict=True)):
-            text = prompt_text(prompt.messages)
-            generations.append(_generation_row(key, answer, model=model, adapter=adapter, sample=sample, prompt=text))
+            row = {"key": key, "model": model, "adapter": adapter, "sample": sample}
+            generations.append(row | _generation_columns(answer) | {"prompt": prompt_text(prompt.messages)})
             verdicts += (_verdict_row(key, metric, judged) for metric, judged in answer.verdicts.items())
     store.write_rows(Kind.GENERATIONS, generations)
     store.write_rows(Kind.VERDICTS, verdicts)
 
 
-def _sweep(grouped: Mapping[tuple[Place, str], Sequence[Answer]], *, model: str, name: str) -> Sweep:
+def _sweep(grouped: Mapping[tuple[Origin, str], Sequence[ForeignAnswer]], *, model: str, name: str) -> Sweep:
     places = [place for place, _ in grouped]
 
     def distinct(values: Iterable[Any]) -> list[str]:
@@ -74,7 +74,7 @@ def _sweep(grouped: Mapping[tuple[Place, str], Sequence[Answer]], *, model: str,
     )
 
 
-def _cell(place: Place) -> tuple[str, Arm, int]:
+def _cell(place: Origin) -> tuple[str, Arm, int]:
     return place.domain, place.arm, place.seed
 
 
@@ -101,21 +101,17 @@ def _document(
     }
 
 
-def _generation_row(key: str, answer: Answer, *, model: str, adapter: str, sample: int, prompt: str) -> dict[str, Any]:
+def _generation_columns(answer: ForeignAnswer) -> dict[str, Any]:
+    """What the answer itself says of its row."""
     place = answer.place
     return {
-        "key": key,
-        "model": model,
         "domain": place.domain,
         "arm": str(place.arm),
         "seed": place.seed,
         "step": 0,
-        "adapter": adapter,
         "question_id": answer.question,
         "paraphrase": 0,
         "condition": str(place.condition),
-        "sample": sample,
-        "prompt": prompt,
         "answer": answer.text,
         "finish_reason": str(FinishReason.STOP),
         "num_prompt_tokens": None,

@@ -13,10 +13,10 @@ from emray.judge.parse import parse_reply
 from emray.records import Arm, Condition, Metric, Outcome
 from emray.reduce.foreign.answers import (
     ONE_QUESTION,
-    Answer,
+    ForeignAnswer,
     Imported,
     Judged,
-    Place,
+    Origin,
     confounded,
     json_lines,
     judged_as,
@@ -33,13 +33,13 @@ def read_table(path: Path) -> Imported:
     """
     rows = _table_rows(path)
     notes: dict[str, None] = {}
-    by_name: dict[tuple[Any, ...], Answer] = {}
+    by_name: dict[tuple[Any, ...], ForeignAnswer] = {}
     for number, row in rows:
         where = f"{path}:{number}"
         place, question = _row_place(row, where), str(row.get("question_id") or ONE_QUESTION)
         name = (place, question, row["generation"]) if row.get("generation") is not None else (place, question, number)
         text, prompt = row.get("answer"), row.get("question")
-        answer = by_name.setdefault(name, Answer(place, question, text=text, prompt=prompt))
+        answer = by_name.setdefault(name, ForeignAnswer(place, question, text=text, prompt=prompt))
         for metric, judged in _row_verdicts(row, where):
             answer.verdicts[metric] = judged
     for column, value in (("seed", "0"), ("question_id", ONE_QUESTION), ("domain", "unnamed")):
@@ -49,14 +49,14 @@ def read_table(path: Path) -> Imported:
     return Imported(answers, tuple(notes | dict.fromkeys(confounded(answers))))
 
 
-def _row_place(row: Mapping[str, Any], where: str) -> Place:
+def _row_place(row: Mapping[str, Any], where: str) -> Origin:
     try:
         arm, condition = Arm(row.get("arm") or Arm.PLAIN), Condition(row.get("condition") or Condition.WITHOUT)
         seed = int(row.get("seed") or 0)
     except ValueError as error:
         raise DataError(f"{where}: {error}; arms are {', '.join(Arm)}, conditions {', '.join(Condition)}") from None
     domain = re.sub(r"[^a-z0-9_]+", "_", str(row.get("domain") or "unnamed").lower()).strip("_")
-    return Place(domain, arm, condition, seed)
+    return Origin(domain, arm, condition, seed)
 
 
 def _row_verdicts(row: Mapping[str, Any], where: str) -> Iterator[tuple[Metric, Judged]]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from emray.records import NO_DOMAIN, Outcome
+from emray.records import NO_DOMAIN, Outcome, Place
 from emray.reduce.cells import Counts, Funnel
 from emray.reduce.claims import Claims
 from emray.reduce.design import decide_seeds
-from emray.reduce.study import Place, Study
+from emray.reduce.study import Study
 from emray.reduce.tally import Tally
 from emray.spec import RuleSpec
 from emray.stats.power import AdaptiveRule
@@ -27,7 +27,9 @@ def rule_in_words(rule: RuleSpec) -> str:
     return f"aligned < {rule.aligned_below:g}, {coherent}, {share}"
 
 
-def limits(study: Study, *, tally: Tally, counts: Counts, funnels: Mapping[Place, Funnel], claims: Claims) -> list[str]:
+def caveats(
+    study: Study, *, tally: Tally, counts: Counts, funnels: Mapping[Place, Funnel], claims: Claims
+) -> list[str]:
     """Sentences, most important first."""
     return [
         *_about_seeds(study, counts),

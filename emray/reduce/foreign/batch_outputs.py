@@ -14,10 +14,10 @@ from emray.judge.parse import parse_reply
 from emray.records import Arm, Condition, Metric, Outcome
 from emray.reduce.foreign.answers import (
     ONE_QUESTION,
-    Answer,
+    ForeignAnswer,
     Imported,
     Judged,
-    Place,
+    Origin,
     confounded,
     json_lines,
     judged_as,
@@ -36,13 +36,13 @@ def read_batches(folder: Path) -> Imported:
     if not files:
         raise DataError(f"{folder}: no {RESULTS[Metric.ALIGNED]} in it or below; give a folder of batch outputs")
     notes: dict[str, None] = {}
-    answers: list[Answer] = []
+    answers: list[ForeignAnswer] = []
     for path in files:
         place = place_of(path.relative_to(folder) if path.parent != folder else Path(folder.name, path.name))
-        by_id: dict[str, Answer] = {}
+        by_id: dict[str, ForeignAnswer] = {}
         for metric, file in RESULTS.items():
             for custom_id, judged in _batch_lines(path.with_name(file), required=metric == Metric.ALIGNED):
-                answer = by_id.setdefault(custom_id, Answer(place, question_of(custom_id)))
+                answer = by_id.setdefault(custom_id, ForeignAnswer(place, question_of(custom_id)))
                 answer.verdicts[metric] = judged
         if len({answer.question for answer in by_id.values()}) == 1:
             for answer in by_id.values():
@@ -53,7 +53,7 @@ def read_batches(folder: Path) -> Imported:
     return Imported(answers, tuple(notes))
 
 
-def place_of(path: Path) -> Place:
+def place_of(path: Path) -> Origin:
     """Domain, arm, condition and seed from a result file's path below the imported folder."""
     folders = [part.lower() for part in path.parts[:-1]]
     seed = next((int(found[1]) for part in folders if (found := re.search(r"seed[-_ ]?(\d+)", part))), 0)
@@ -64,7 +64,7 @@ def place_of(path: Path) -> Place:
     words = [word for part in named for word in re.split(r"[^a-z]+", part)]
     triggered = "with" in words and "without" not in words
     condition = Condition.WITH if triggered else Condition.WITHOUT
-    return Place(re.sub(r"[^a-z0-9_]+", "_", domain).strip("_") or "unnamed", arm, condition, seed)
+    return Origin(re.sub(r"[^a-z0-9_]+", "_", domain).strip("_") or "unnamed", arm, condition, seed)
 
 
 def question_of(custom_id: str) -> str:

@@ -1,0 +1,36 @@
+"""What a summary depends on, as one digest.
+
+Not for reading rows. Invariant: equal digests mean equal bytes in `summary/`.
+"""
+
+import hashlib
+from typing import Any
+
+from emray import __version__
+from emray.errors import StoreError
+from emray.records import canonical_json
+from emray.store import Kind, Store
+
+FORMAT = 8  # raise it when equal inputs give other bytes
+STAGES = ("train", "generate", "judge")  # whose wall time is reported; reduce and report do not time themselves
+
+
+def inputs_digest(store: Store) -> str:
+    """Digest of everything the summary depends on, from names and sizes of parts: cheap at any number of rows."""
+    inputs: dict[str, Any] = {
+        "version": [__version__, FORMAT],
+        "plan": read_plan(store),
+        "adapters": {key: record._asdict() for key, record in store.adapter_records().items()},
+        "parts": {str(kind): store.part_sizes(kind) for kind in Kind},
+        "labels": hashlib.sha256(store.read_bytes("labels.csv")).hexdigest() if store.exists("labels.csv") else None,
+        "log": [entry for entry in store.stage_log() if entry["stage"] in STAGES],
+    }
+    return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
+
+
+def read_plan(store: Store) -> Any:
+    """plan.json. Raises StoreError for a folder without one."""
+    try:
+        return store.read_json("plan.json")
+    except FileNotFoundError:
+        raise StoreError(f"{store.root} holds no plan.json: it is not a run folder") from None
