@@ -7,23 +7,22 @@ and a finished sweep run again starts neither Ray nor a server.
 """
 
 import argparse
-import fcntl
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
 from emray import plan as planning
-from emray.errors import EmrayError, SpecError, StoreError
+from emray.errors import EmrayError, SpecError
 from emray.plan import Plan
 from emray.progress import progress_lines
 from emray.records import Arm, Place
 from emray.spec import STAGES, load_sweep
 from emray.stages import Run, Services
-from emray.store import Store
+from emray.store import Lease, Store
 
 DEFAULT_SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "toy.yaml"
 REDUCE, REPORT = STAGES[-2:]
@@ -96,6 +95,7 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
     for note in first.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     with _only_sweep_in(store), ExitStack() as resources:
+        store.settle()  # what a killed run left in many parts
         services = Services(resources, address=arguments.address)
         run_waves(_Command(plan, arguments.until, store, services, console), first)
     return 0
@@ -119,6 +119,7 @@ def run_waves(command: _Command, wave: Plan) -> None:
         with progress_lines(console) as lines:
             run = Run(wave, store=store, services=services, lines=lines)
             did = run.results(until=until) or did
+        store.settle()
         if until not in (REDUCE, REPORT):
             break
         did = run.reduce() or did
@@ -146,24 +147,12 @@ def _seeds_to_add(store: Store) -> dict[Place, int]:
     return {Place(row["model"], row["domain"], Arm(row["arm"])): row["seeds"] for row in adaptive["to_add"]}
 
 
-@contextmanager
-def _only_sweep_in(store: Store) -> Iterator[None]:
-    """Hold a local run folder for this process; a second sweep in it would do the same work twice."""
-    if "://" in store.root:
-        yield
-        return
-    folder = Path(store.root)
+def _only_sweep_in(store: Store) -> Lease:
+    """Hold the run folder for this process; a second sweep in it would do the same work twice."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock: IO[str] = (folder / ".lock").open("w")
+        return store.take_lease()
     except OSError as error:
         raise SpecError(f"cannot write to --out {store.root}: {error.strerror}; give another folder") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"another sweep is running in {store.root}; wait for it or give another --out") from None
-        yield
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A study from end to end, again, with another seed, and killed three times: nothing is lost, nothing is done twice."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -210,13 +211,11 @@ def test_an_unreachable_judge_stops_with_one_line_and_keeps_everything(
 
 
 def test_a_second_sweep_in_the_same_folder_is_turned_away(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    import fcntl
-
     spec, _ = finished
     out = tmp_path / "run"
-    out.mkdir()
-    with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with Store(str(out)).take_lease():
         result = run(spec, "--out", out, timeout_s=60)
     assert result.returncode == 1
     assert "another sweep is running" in result.stderr
+    assert f"process {os.getpid()} " in result.stderr
+    assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == []

@@ -165,8 +165,7 @@ class _Segments:
     def _merge(self) -> None:
         """One segment for many; the old ones go only when the new one is there."""
         self._put(b"".join(content for _, content in self._small))
-        for name, _ in self._small:
-            self._store.delete(name)
+        self._store.delete_files([name for name, _ in self._small])
         self._small = []
 
     def _put(self, content: bytes) -> str:
@@ -216,8 +215,7 @@ def compact(store: Store) -> None:
         pq.write_table(pa.table(rows, schema=SCHEMA), sink, compression="zstd")
         digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:20]
         store.write_bytes(f"{FOLDER}/replies-{digest}.parquet", sink.getvalue().to_pybytes())
-    for name in names:
-        store.delete(name)
+    store.delete_files(names)
 
 
 def _entries(store: Store, name: str) -> Iterator[tuple[str, Any]]:

@@ -21,18 +21,21 @@ import pyarrow as pa
 
 from emray.store import documents
 from emray.store.adapters import AdapterRecord, Adapters
-from emray.store.files import Files
+from emray.store.compaction import compact
+from emray.store.files import Files, LocalFiles
 from emray.store.keyset import Keys
+from emray.store.lease import Lease
+from emray.store.objects import ObjectFiles
 from emray.store.tables import Kind, Tables
 
-__all__ = ["AdapterRecord", "Keys", "Kind", "Store"]
+__all__ = ["AdapterRecord", "Keys", "Kind", "Lease", "Store"]
 
 
 class Store:
     """A run folder. Cheap to make and to pickle; workers get one each."""
 
     def __init__(self, root: str) -> None:
-        self._files = Files(root)
+        self._files: Files = ObjectFiles(root) if "://" in root else LocalFiles(root)
         self._adapters, self._tables = Adapters(self._files), Tables(self._files)
         self.root = self._files.root
 
@@ -69,7 +72,7 @@ class Store:
 
     def names(self, folder: str, *, suffix: str = "") -> list[str]:
         """Sorted names of the finished files in a folder (not in those below it), as `folder/name`."""
-        return self._files.names(folder, suffix=suffix)
+        return list(self._files.sizes(folder, suffix=suffix))
 
     def folders(self, folder: str) -> list[str]:
         """Sorted names of the folders in a folder, without their parent."""
@@ -78,6 +81,10 @@ class Store:
     def delete(self, name: str) -> None:
         """Remove a file or a folder that may not be there."""
         self._files.delete(name)
+
+    def delete_files(self, names: Sequence[str]) -> None:
+        """Remove many files, any of which may not be there."""
+        self._files.delete_files(names)
 
     # Adapters: see adapters.py -------------------------------------------------------------------------------
 
@@ -102,8 +109,8 @@ class Store:
 
     # Tables: see tables.py -----------------------------------------------------------------------------------
 
-    def write_rows(self, kind: Kind, rows: Sequence[Mapping[str, Any]] | pa.Table) -> str | None:
-        """Add one part; returns its name, or None for no rows. A repeat overwrites itself."""
+    def write_rows(self, kind: Kind, rows: Sequence[Mapping[str, Any]] | pa.Table) -> list[str]:
+        """Add rows, as one part unless they are very many; returns the names. A repeat overwrites itself."""
         return self._tables.write_rows(kind, rows)
 
     def read_rows(self, kind: Kind, *, columns: Sequence[str] | None = None) -> pa.Table:
@@ -115,7 +122,7 @@ class Store:
         return self._tables.iter_parts(kind, columns=columns)
 
     def part_names(self, kind: Kind) -> list[str]:
-        return self._tables.part_names(kind)
+        return list(self._tables.part_sizes(kind))
 
     def part_sizes(self, kind: Kind) -> dict[str, int]:
         """Bytes of every part by name: with the names, a cheap stand-in for the content."""
@@ -128,6 +135,18 @@ class Store:
     def delete_rows(self, kind: Kind, *, column: str, value: str) -> None:
         """Drop the rows with this value in a column, rewriting the parts that hold them (for `retry_failed`)."""
         self._tables.delete_rows(kind, column=column, value=value)
+
+    # The whole -----------------------------------------------------------------------------------------------
+
+    def take_lease(self) -> Lease:
+        """Keep other sweeps out, to the end of the `with` it opens. Raises StoreError, which says who is in."""
+        return Lease.take(self._files)
+
+    def settle(self) -> None:
+        """Few parts for many rows, one index for the adapters: once nothing writes. For the holder of the lease."""
+        self._adapters.write_index()
+        for kind in Kind:
+            compact(self._files, kind)
 
     # Stage log -----------------------------------------------------------------------------------------------
 

@@ -1,20 +1,31 @@
 """What training leaves: a folder of files for each cell, and the record that says how it ended.
 
-Not for what the files mean. The invariant: the record is written last, so that an adapter with a record is whole.
+    adapters/<key>/record.json   written last: the truth about one cell
+    adapters/index.parquet       what the records of trained cells say, read at once where there are thousands
+
+Not for what the files mean. The invariant: an adapter with a record is whole, and the index says what records say.
 """
 
 import hashlib
+import json
+import os
 import tempfile
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from emray.store.documents import read_json, write_json
 from emray.store.files import Files
 
 FOLDER = "adapters"
 RECORD = "record.json"
+INDEX = f"{FOLDER}/index.parquet"
+INDEX_SCHEMA = pa.schema([("key", pa.string()), ("details", pa.string())])  # details: JSON
 
 
 class AdapterRecord(NamedTuple):
@@ -38,7 +49,7 @@ class Adapters:
     def put(self, key: str, *, files: Path, details: Mapping[str, Any]) -> None:
         """Publish a trained adapter: its files, then the record."""
         for path in sorted(files.iterdir()):
-            self._files.write_bytes(f"{FOLDER}/{key}/{path.name}", path.read_bytes())
+            self._files.put_file(f"{FOLDER}/{key}/{path.name}", path)
         self.put_record(AdapterRecord(key, "trained", dict(details)))
 
     def put_record(self, record: AdapterRecord) -> None:
@@ -46,15 +57,38 @@ class Adapters:
 
     def record(self, key: str) -> AdapterRecord | None:
         try:
-            record = read_json(self._files, f"{FOLDER}/{key}/{RECORD}")
+            return AdapterRecord(**read_json(self._files, f"{FOLDER}/{key}/{RECORD}"))
         except FileNotFoundError:
             return None
-        return AdapterRecord(key, record["status"], record["details"])
 
     def records(self) -> dict[str, AdapterRecord]:
-        """Records of all finished cells, trained and failed, by adapter key."""
-        records = (self.record(key) for key in self._files.folders(FOLDER))
+        """Records of all finished cells, trained and failed, by adapter key: the index, and what it does not have."""
+        keys, index = self._files.folders(FOLDER), self._index()
+        with ThreadPoolExecutor(self._files.readers) as pool:
+            others = dict(pool.map(lambda key: (key, self.record(key)), [key for key in keys if key not in index]))
+        records = (index.get(key) or others[key] for key in keys)
         return {record.key: record for record in records if record}
+
+    def write_index(self) -> None:
+        """Have the index name the adapters that are there now. For the one sweep that holds the run folder."""
+        trained = {key: record for key, record in self.records().items() if record.trained}
+        if trained.keys() == self._index().keys():
+            return
+        texts = [json.dumps(record.details) for record in trained.values()]
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            pa.table({"key": list(trained), "details": texts}, schema=INDEX_SCHEMA), sink, compression="zstd"
+        )
+        self._files.write_bytes(INDEX, sink.getvalue().to_pybytes())
+
+    def _index(self) -> dict[str, AdapterRecord]:
+        """Of trained adapters alone: a failed one may be trained again."""
+        try:
+            table = pq.read_table(pa.BufferReader(self._files.read_bytes(INDEX)))
+        except FileNotFoundError:
+            return {}
+        rows = zip(table["key"].to_pylist(), table["details"].to_pylist(), strict=True)
+        return {key: AdapterRecord(key, "trained", json.loads(details)) for key, details in rows}
 
     def folder(self, key: str) -> Path:
         """A local folder that holds the adapter's files (fetched once a machine when the root is elsewhere)."""
@@ -62,8 +96,8 @@ class Adapters:
         if path is not None:
             return path
         digest = hashlib.sha256(self._files.root.encode()).hexdigest()[:12]
-        local = Path(tempfile.gettempdir()) / f"emray-{digest}" / key
-        for name in self._files.names(f"{FOLDER}/{key}"):
+        local = Path(tempfile.gettempdir()) / f"emray-{os.getuid()}-{digest}" / key
+        for name in self._files.sizes(f"{FOLDER}/{key}"):
             target = local / PurePosixPath(name).name
             if not target.exists():
                 local.mkdir(parents=True, exist_ok=True)

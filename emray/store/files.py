@@ -1,93 +1,200 @@
-"""Whole files under one root: a local folder or any other place pyarrow knows (`s3://bucket/prefix`).
+"""Whole files under one root, behind one small interface, and a local folder as one; objects.py has the other.
 
-Not for what is in them. The invariant: a file appears under its name complete or not at all (temporary name, then
-rename), and listings leave out names that start with a dot.
+Not for what is in them. The invariant: a file appears under its name complete or not at all, and a file that was made
+for the first time (`create`) or in place of one version (`replace`) was so for one writer alone.
 """
 
+import fcntl
+import os
+import shutil
 import uuid
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
 
 import pyarrow as pa
-from pyarrow import fs
 
-from emray.errors import StoreError
+Version = str  # of a file's content; only ever compared
 
 
-class Files:
-    """Files by their names below the root, as `folder/name`. Cheap to make."""
+class Versioned(NamedTuple):
+    """A file's content, and what to name it by when replacing it."""
 
-    def __init__(self, root: str) -> None:
-        self._fs, self._path = _open(root)
-        self.root = root if "://" in root else self._path  # absolute: workers have other working directories
+    content: bytes
+    version: Version
 
-    def exists(self, name: str) -> bool:
-        return self._fs.get_file_info(self._at(name)).type != fs.FileType.NotFound
+
+class Files(Protocol):
+    """Files by their names below the root, as `folder/name`. Names that start with a dot are not listed."""
+
+    root: str  # absolute: workers have other working directories
+    readers: int  # how many files are worth reading at once
+
+    def exists(self, name: str) -> bool: ...
 
     def read_bytes(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
-        with self._fs.open_input_file(self._at(name)) as file:
-            return file.read()
 
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Atomic: readers see the old file or the new one."""
-        parent, _, last = self._at(name).rpartition("/")
-        self._fs.create_dir(parent, recursive=True)
-        temporary = f"{parent}/.{last}.{uuid.uuid4().hex}"
-        with self._fs.open_output_stream(temporary) as file:
-            file.write(content)
-        self._fs.move(temporary, f"{parent}/{last}")
+    def write_bytes(self, name: str, content: bytes, *, durable: bool = False) -> None:
+        """Readers see the old file or the new one; a `durable` one also outlives a loss of power."""
+
+    def put_file(self, name: str, path: Path) -> None:
+        """The same from a local file of any size."""
+
+    def read_version(self, name: str) -> Versioned:
+        """Raises FileNotFoundError."""
+
+    def create(self, name: str, content: bytes) -> Version | None:
+        """Write a file that is not there yet; None when it is."""
+
+    def replace(self, name: str, content: bytes, *, version: Version) -> Version | None:
+        """Write over one version of a file; None when it is not that version any more."""
 
     def open_append(self, name: str) -> BinaryIO | None:
         """A file that grows by what is written to it; None where files only come whole (object stores)."""
-        if "://" in self.root:
-            return None
-        path = Path(self._at(name))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
 
-    def open_input(self, name: str) -> pa.NativeFile:
-        """For reading parts of a file. Raises FileNotFoundError."""
-        return self._fs.open_input_file(self._at(name))
+    def opened(self, name: str, *, size: int) -> AbstractContextManager[pa.NativeFile]:
+        """For reading pieces of a file whose size is known. Raises FileNotFoundError."""
 
     def local_path(self, name: str) -> Path | None:
         """Where the file lies on this machine; None when the root is elsewhere."""
-        return Path(self._at(name)) if isinstance(self._fs, fs.LocalFileSystem) else None
 
-    def names(self, folder: str, *, suffix: str = "") -> list[str]:
-        """Sorted names of the files in a folder (not in those below it), as `folder/name`."""
-        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        found = (PurePosixPath(info.path).name for info in self._fs.get_file_info(selector) if info.is_file)
-        return sorted(f"{folder}/{name}" for name in found if not name.startswith(".") and name.endswith(suffix))
-
-    def sizes(self, names: list[str]) -> dict[str, int]:
-        """Bytes of files by name."""
-        infos = self._fs.get_file_info([self._at(name) for name in names])
-        return {name: info.size for name, info in zip(names, infos, strict=True)}
+    def sizes(self, folder: str, *, suffix: str = "") -> dict[str, int]:
+        """Bytes of the files in a folder (not of those below it) by `folder/name`, in the order of their names."""
 
     def folders(self, folder: str) -> list[str]:
         """Sorted names of the folders in a folder, without their parent."""
-        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        infos = self._fs.get_file_info(selector)
-        return sorted(PurePosixPath(i.path).name for i in infos if i.type == fs.FileType.Directory)
 
     def delete(self, name: str) -> None:
         """Remove a file or a folder that may not be there."""
-        kind = self._fs.get_file_info(self._at(name)).type
-        if kind == fs.FileType.Directory:
-            self._fs.delete_dir(self._at(name))
-        elif kind == fs.FileType.File:
-            self._fs.delete_file(self._at(name))
 
-    def _at(self, name: str) -> str:
-        return f"{self._path}/{name}"
+    def delete_files(self, names: Sequence[str]) -> None:
+        """Remove many files, any of which may not be there."""
 
 
-def _open(root: str) -> tuple[fs.FileSystem, str]:
-    if "://" not in root:
-        return fs.LocalFileSystem(), str(Path(root).expanduser().resolve())
-    try:
-        filesystem, path = fs.FileSystem.from_uri(root)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"cannot open {root}: {error}") from None
-    return filesystem, path.rstrip("/")
+class LocalFiles:
+    """A folder: a temporary name that starts with a dot, then a rename."""
+
+    readers = 4
+
+    def __init__(self, root: str) -> None:
+        self._path = Path(root).expanduser().resolve()
+        self.root = str(self._path)
+
+    def exists(self, name: str) -> bool:
+        return (self._path / name).exists()
+
+    def read_bytes(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
+
+    def write_bytes(self, name: str, content: bytes, *, durable: bool = False) -> None:
+        with self._temporary(name) as path:
+            _write(path, content, durable=durable)
+            path.replace(self._path / name)
+
+    def put_file(self, name: str, path: Path) -> None:
+        with self._temporary(name) as temporary:
+            shutil.copyfile(path, temporary)
+            temporary.replace(self._path / name)
+
+    def read_version(self, name: str) -> Versioned:
+        content = self.read_bytes(name)
+        return Versioned(content, content.hex())
+
+    def create(self, name: str, content: bytes) -> Version | None:
+        with self._temporary(name) as path:
+            _write(path, content, durable=True)
+            try:
+                os.link(path, self._path / name)  # refuses what is there, as a rename does not
+            except FileExistsError:
+                return None
+            except OSError:  # a filesystem without hard links
+                return self._create_in_place(name, content)
+        return content.hex()
+
+    def _create_in_place(self, name: str, content: bytes) -> Version | None:
+        try:
+            with (self._path / name).open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return None
+        return content.hex()
+
+    def replace(self, name: str, content: bytes, *, version: Version) -> Version | None:
+        with self._alone_with(name):
+            try:
+                if self.read_version(name).version != version:
+                    return None
+            except FileNotFoundError:
+                return None
+            self.write_bytes(name, content, durable=True)
+        return content.hex()
+
+    def open_append(self, name: str) -> BinaryIO | None:
+        path = self._path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+
+    def opened(self, name: str, *, size: int) -> AbstractContextManager[pa.NativeFile]:
+        return pa.OSFile(str(self._path / name))
+
+    def local_path(self, name: str) -> Path | None:
+        return self._path / name
+
+    def sizes(self, folder: str, *, suffix: str = "") -> dict[str, int]:
+        found = {}
+        for entry in self._entries(folder):
+            if entry.name.endswith(suffix) and not entry.name.startswith("."):
+                with suppress(FileNotFoundError):  # deleted since it was listed
+                    if entry.is_file():
+                        found[f"{folder}/{entry.name}"] = entry.stat().st_size
+        return dict(sorted(found.items()))
+
+    def folders(self, folder: str) -> list[str]:
+        return sorted(entry.name for entry in self._entries(folder) if entry.is_dir())
+
+    def delete(self, name: str) -> None:
+        path = self._path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def delete_files(self, names: Sequence[str]) -> None:
+        for name in names:
+            (self._path / name).unlink(missing_ok=True)
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self._path / folder) as entries:
+                return list(entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    @contextmanager
+    def _temporary(self, name: str) -> Iterator[Path]:
+        path = self._path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _alone_with(self, name: str) -> Iterator[None]:
+        """One process at a time, where the filesystem has locks; where it has none, between two moments apart."""
+        path = self._path / name
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            with suppress(OSError):  # a network filesystem without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _write(path: Path, content: bytes, *, durable: bool) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())

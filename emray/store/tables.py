@@ -1,6 +1,9 @@
 """The two tables that grow by parts.
 
-Not for what the rows mean (records.py has their schemas). The invariant: a row has an identity and is counted once,
+    <kind>/part-<digest>.parquet             what a worker wrote at once
+    <kind>/compact-<rows>-<digest>.parquet   what compaction made of them (compaction.py)
+
+Not for what the rows mean (records/ has their schemas). The invariant: a row has an identity and is counted once,
 however often it was written.
 """
 
@@ -9,13 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emray.records import GENERATION_SCHEMA, VERDICT_SCHEMA
 from emray.store.files import Files
-from emray.store.keyset import Keys
+from emray.store.keyset import KeyArray, Keys, key_array
+from emray.store.parts import SUFFIX, read_part, scan
+
+ROWS = 20_000  # of a compact part, up to twice as many
 
 
 class Kind(StrEnum):
@@ -36,46 +43,29 @@ class Tables:
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    def write_rows(self, kind: Kind, rows: Sequence[Mapping[str, Any]] | pa.Table) -> str | None:
-        """Add one part; returns its name, or None for no rows. The name hashes the keys: a repeat overwrites itself."""
+    def write_rows(self, kind: Kind, rows: Sequence[Mapping[str, Any]] | pa.Table) -> list[str]:
+        """Add rows, as one part unless they are very many; returns the names. A repeat overwrites itself."""
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=SCHEMAS[kind])
-        if table.num_rows == 0:
-            return None
-        table = table.select(SCHEMAS[kind].names).cast(SCHEMAS[kind])
-        columns = [table[name].to_pylist() for name in IDENTITY[kind]]
-        identity = "\n".join(sorted("".join(row) for row in zip(*columns, strict=True)))
-        name = f"{kind}/part-{hashlib.sha256(identity.encode()).hexdigest()[:20]}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self._files.write_bytes(name, sink.getvalue().to_pybytes())
-        return name
+        pieces = (table.slice(start, ROWS) for start in range(0, table.num_rows, ROWS))
+        return [write_part(self._files, kind, piece, prefix="part") for piece in pieces]
 
     def read_rows(self, kind: Kind, *, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of a table, one per identity (a repeat after a crash counts once), in a stable order."""
-        identity = IDENTITY[kind]
         wanted = list(columns or SCHEMAS[kind].names)
-        parts = list(self.iter_parts(kind, columns=list(dict.fromkeys([*identity, *wanted]))))
+        parts = list(self.iter_parts(kind, columns=list(dict.fromkeys([*IDENTITY[kind], *wanted]))))
         if not parts:
             return SCHEMAS[kind].empty_table().select(wanted)
         table = pa.concat_tables(parts)
-        position = pa.array(range(table.num_rows), pa.int64())
-        first = table.select(identity).append_column("_position", position)
-        first = first.group_by(identity).aggregate([("_position", "min")])
-        order = first.sort_by([(name, "ascending") for name in identity])
-        return table.take(order["_position_min"]).select(wanted).combine_chunks()
+        _, first = np.unique(identities(table, kind), return_index=True)
+        return table.select(wanted).take(pa.array(first)).combine_chunks()
 
     def iter_parts(self, kind: Kind, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The parts one by one in name order; an identity may come twice after a crash (see read_rows)."""
-        for name in self.part_names(kind):
-            with self._files.open_input(name) as file:
-                yield pq.read_table(file, columns=list(columns) if columns else None)
-
-    def part_names(self, kind: Kind) -> list[str]:
-        return self._files.names(str(kind), suffix=".parquet")
+        return (part.table for part in scan(self._files, str(kind), columns=columns))
 
     def part_sizes(self, kind: Kind) -> dict[str, int]:
         """Bytes of every part by name: with the names, a cheap stand-in for the content."""
-        return self._files.sizes(self.part_names(kind))
+        return self._files.sizes(str(kind), suffix=SUFFIX)
 
     def keys(self, kind: Kind, *, column: str = "key") -> Keys:
         """Distinct values of a key column."""
@@ -83,11 +73,26 @@ class Tables:
 
     def delete_rows(self, kind: Kind, *, column: str, value: str) -> None:
         """Drop the rows that have this value in a column, rewriting the parts that hold them."""
-        for name in self.part_names(kind):
-            with self._files.open_input(name) as file:
-                kept = pc.fill_null(pc.not_equal(pq.read_table(file, columns=[column])[column], value), True)
-            if pc.all(kept).as_py():
-                continue
-            with self._files.open_input(name) as file:
-                self.write_rows(kind, pq.read_table(file).filter(kept))
-            self._files.delete(name)
+        sizes = self.part_sizes(kind)
+        for part in scan(self._files, str(kind), columns=[column]):
+            kept = pc.fill_null(pc.not_equal(part.table[column], value), True)
+            if not pc.all(kept).as_py():
+                self.write_rows(kind, read_part(self._files, part.name, sizes[part.name]).filter(kept))
+                self._files.delete_files([part.name])
+
+
+def write_part(files: Files, kind: Kind, table: pa.Table, *, prefix: str, durable: bool = False) -> str:
+    """Write one part; its name hashes its identities."""
+    table = table.select(SCHEMAS[kind].names).cast(SCHEMAS[kind])
+    digest = hashlib.sha256(np.sort(identities(table, kind)).tobytes()).hexdigest()[:20]
+    name = f"{kind}/{prefix}-{digest}{SUFFIX}"
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    files.write_bytes(name, sink.getvalue().to_pybytes(), durable=durable)
+    return name
+
+
+def identities(table: pa.Table, kind: Kind) -> KeyArray:
+    """Of every row, what makes it itself, as bytes of one width."""
+    columns = [table[name] for name in IDENTITY[kind]]
+    return key_array(columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\n"))

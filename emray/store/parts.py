@@ -1,0 +1,71 @@
+"""Reading a table part by part, several at once, whatever is written and compacted meanwhile.
+
+Not for what makes a row (tables.py). The invariant: parts come one at a time in the order of their names, each whole,
+and every row that was there when reading began comes at least once.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from emray.errors import StoreError
+from emray.store.files import Files
+
+SUFFIX = ".parquet"
+AHEAD = 16 * 2**20  # bytes of parts, as they are stored, that are read before they are asked for
+
+
+class Part(NamedTuple):
+    """One part as it was read."""
+
+    name: str
+    table: pa.Table
+
+
+class _Reading(NamedTuple):
+    name: str
+    size: int
+    table: Future[pa.Table]
+
+
+def scan(files: Files, folder: str, *, columns: Sequence[str] | None = None) -> Iterator[Part]:
+    """The parts of a folder, also those that compaction makes of others while they are read."""
+    given: set[str] = set()
+    while left := {name: size for name, size in files.sizes(folder, suffix=SUFFIX).items() if name not in given}:
+        try:
+            for part in read_parts(files, left, columns=columns):
+                given.add(part.name)
+                yield part
+        except FileNotFoundError:  # compacted since it was listed: its rows are in a part that is new
+            continue
+        return
+
+
+def read_parts(files: Files, sizes: Mapping[str, int], *, columns: Sequence[str] | None = None) -> Iterator[Part]:
+    """These parts, in this order. Raises FileNotFoundError."""
+    waiting, reading = deque(sizes.items()), deque[_Reading]()
+    with ThreadPoolExecutor(files.readers, thread_name_prefix="parts") as pool:
+        while waiting or reading:
+            while waiting and _may_begin(reading, waiting[0][1], at_once=files.readers):
+                name, size = waiting.popleft()
+                reading.append(_Reading(name, size, pool.submit(read_part, files, name, size, columns)))
+            first = reading.popleft()
+            yield Part(first.name, first.table.result())
+
+
+def read_part(files: Files, name: str, size: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Raises FileNotFoundError, or StoreError when it is damaged."""
+    try:
+        with files.opened(name, size=size) as file:
+            table = pq.ParquetFile(file).read(columns=list(columns) if columns else None, use_threads=False)
+    except pa.ArrowInvalid as error:
+        raise StoreError(f"{files.root}/{name} is damaged ({error}); delete it and run again") from None
+    return table.select(list(columns)) if columns else table
+
+
+def _may_begin(reading: Sequence[_Reading], size: int, *, at_once: int) -> bool:
+    return not reading or (len(reading) < at_once and sum(one.size for one in reading) + size <= AHEAD)
