@@ -31,6 +31,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from emray.records import Arm, Cell, TrainJob
 from emray.spec import TrainSpec
+from emray.train.cell import Lesson
 from emray.train.cost import GPUS
 from emray.train.group import Group
 from emray.train.loop import MicroBatch, logits_of, num_trained, pack, pad
@@ -166,7 +167,7 @@ def new_group(base: WarmBase, *, count: int = 1, token_budget: int = 8192) -> Gr
     jobs = [TrainJob(Cell("random", f"d{n}", Arm.PLAIN, n, f"k{n}"), "", f"d{n}") for n in range(count)]
     longest = min(PAPER_LENGTH, base.model.config.max_position_embeddings)
     rows = [length_mix(base.model.config.vocab_size, longest=longest, count=256, seed=n) for n in range(count)]
-    return Group(jobs, base=base, rows=rows, spec=recipe(), token_budget=token_budget)
+    return Group(list(map(Lesson, jobs, rows)), base=base, spec=recipe(), token_budget=token_budget)
 
 
 def layouts(bench: Bench, base: WarmBase, label: str) -> None:

@@ -14,7 +14,7 @@ from emray.model.facts import can_pack
 from emray.store import Store
 from emray.train import adapter
 from emray.train.curves import tune_callbacks, write_curve
-from emray.train.loop import Steps, learning_rate_scale, loss_sum, pack, pad
+from emray.train.loop import Passes, Steps, Trained, learning_rate_scale, loss_sum, pack, pad
 from emray.train.packing import step_batches
 from emray.train.warm import WarmBase
 from tests.train_world import MODEL, cell_run, examples, mixed_examples, recipe, train_to_end, warm_base
@@ -54,10 +54,9 @@ def test_gradients_equal_those_of_the_padded_reference(base, layout, token_budge
     expected_loss, expected = reference_gradients(base, rows, spec=spec, batch=batch)
 
     model, _ = adapter.attach(base.model, spec=spec, seeds=[0])
-    steps = Steps(
-        model, rows=rows, batches=[batch], spec=spec, parameters=adapter.trainable(model), layout=layout,
-        token_budget=token_budget, device=base.device, on_micro=lambda step, micro: None,
-    )  # fmt: skip
+    trained = Trained(model, adapter.trainable(model), lambda step, micro: None)
+    passes = Passes(layout, token_budget, base.device)
+    steps = Steps(trained, rows=rows, batches=[batch], spec=spec, passes=passes)
     gradients = []
     steps.apply = lambda: gradients.extend(p.grad.clone() for p in adapter.trainable(model))
     loss = steps.step()

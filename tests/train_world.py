@@ -10,7 +10,7 @@ from emray.records import Arm, Cell, Message, Messages, TrainJob
 from emray.spec import TrainSpec
 from emray.toy import DATA_DIR, MODEL_DIR
 from emray.train import adapter
-from emray.train.cell import CellRun
+from emray.train.cell import CellRun, Lesson
 from emray.train.group import Group
 from emray.train.warm import WarmBase
 
@@ -58,7 +58,8 @@ def group(
         for chosen in rows
     ]
     jobs = [job(f"k{number}", seed=seed) for number, seed in enumerate(seeds)]
-    return Group(jobs, base=base, rows=tokens, spec=spec, token_budget=budget)
+    lessons = list(map(Lesson, jobs, tokens))
+    return Group(lessons, base=base, spec=spec, token_budget=budget)
 
 
 def train_to_end(run: CellRun) -> list[torch.Tensor]:

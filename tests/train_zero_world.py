@@ -17,7 +17,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter, zero
-from emray.train.cell import CellRun
+from emray.train.cell import CellRun, Lesson
 from tests.train_world import examples, job, recipe, warm_base
 
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -42,10 +42,8 @@ def train_one(key: str, *, spec: TrainSpec, store: Store) -> CellRun:
     base = warm_base()
     del sharding
     rows = base.rows("rows", examples={"rows": examples()}, max_length=spec.max_length)
-    attached = adapter.attach(base.model, spec=spec, seeds=[0])
-    run = CellRun(
-        job(key), attached=attached, name=adapter.SOLO, base=base, rows=rows, spec=spec, token_budget=8192
-    )  # fmt: skip
+    (one,) = adapter.attach(base.model, spec=spec, seeds=[0]).each()
+    run = CellRun(Lesson(job(key), rows), one=one, base=base, spec=spec, token_budget=8192)
     zero.train_sharded(run, settings=settings, spec=spec, store=store, checkpoint_every=5)
     return run
 

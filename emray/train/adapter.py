@@ -65,6 +65,18 @@ class Attached(NamedTuple):
     model: Any  # PeftModel, or a transformers model where every parameter is trained
     clocks: dict[str, DropoutClock]
 
+    def each(self) -> "list[One]":
+        """The adapters one by one."""
+        return [One(self.model, name, clock) for name, clock in self.clocks.items()]
+
+
+class One(NamedTuple):
+    """One of the adapters on a base."""
+
+    model: Any
+    name: str
+    clock: DropoutClock
+
 
 def lora_config(model: Any, *, spec: TrainSpec) -> LoraConfig:
     """peft's configuration of one adapter on this model."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,8 +19,8 @@ from emray.records import TrainJob
 from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter
-from emray.train.adapter import Attached
-from emray.train.loop import Steps, Tally
+from emray.train.adapter import One
+from emray.train.loop import Passes, Steps, Tally, Trained
 from emray.train.packing import step_batches
 from emray.train.rows import TokenRows
 from emray.train.warm import WarmBase
@@ -28,39 +28,40 @@ from emray.train.warm import WarmBase
 MAX_RECORDED_LOSSES = 200
 
 
+class Lesson(NamedTuple):
+    """A job and its examples as tokens."""
+
+    job: TrainJob
+    rows: TokenRows
+
+
 class CellRun:
     """A cell under way on a warm base that carries its adapter."""
 
     def __init__(
         self,
-        job: TrainJob,
+        lesson: Lesson,
         *,
-        attached: Attached,
-        name: str,
+        one: One,
         base: WarmBase,
-        rows: TokenRows,
         spec: TrainSpec,
         token_budget: int,
     ) -> None:
-        self.job, self.name, self.model = job, name, attached.model
-        self.parameters = adapter.trainable(attached.model, adapter=name)
+        job, rows = lesson
+        self.job, self.name, self.model = job, one.name, one.model
+        self.parameters = adapter.trainable(one.model, adapter=one.name)
         self.error: EmrayError | None = None
         self._base, self._rows, self._spec = base, rows, spec
-        clock = attached.clocks[name]
 
         def on_micro(step: int, micro: int) -> None:
-            clock.step, clock.micro = step, micro
+            one.clock.step, one.clock.micro = step, micro
 
         self.steps = Steps(
-            attached.model,
+            Trained(one.model, self.parameters, on_micro),
             rows=rows,
             batches=step_batches(len(rows.rows), batch_size=spec.batch_size, epochs=spec.epochs, seed=job.cell.seed),
             spec=spec,
-            parameters=self.parameters,
-            layout="packed" if base.packs else "padded",
-            token_budget=token_budget,
-            device=base.device,
-            on_micro=on_micro,
+            passes=Passes("packed" if base.packs else "padded", token_budget, base.device),
         )
 
     @property

@@ -13,12 +13,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from emray.errors import DataError, StageError
-from emray.records import TrainJob
 from emray.spec import TrainSpec
 from emray.train import adapter
-from emray.train.cell import CellRun
+from emray.train.cell import CellRun, Lesson
 from emray.train.loop import check_finite, logits_of, num_trained, pack
-from emray.train.rows import TokenRow, TokenRows
+from emray.train.rows import TokenRow
 from emray.train.warm import WarmBase
 
 
@@ -41,30 +40,19 @@ class Part(NamedTuple):
 class Group:
     """Cells under way together. Call `step()` until `finished`, then `close()`; a run's `error` says it diverged."""
 
-    def __init__(
-        self,
-        jobs: Sequence[TrainJob],
-        *,
-        base: WarmBase,
-        rows: Sequence[TokenRows],
-        spec: TrainSpec,
-        token_budget: int,
-    ) -> None:
+    def __init__(self, lessons: Sequence[Lesson], *, base: WarmBase, spec: TrainSpec, token_budget: int) -> None:
         """Raises DataError when the adapter does not fit the model, or several cells need a model that packs."""
-        if len(jobs) > 1 and not base.packs:
+        if len(lessons) > 1 and not base.packs:
             raise DataError(f"{base.path} cannot pack examples; set resources.adapters_per_step to 1")
-        attached = adapter.attach(base.model, spec=spec, seeds=[job.cell.seed for job in jobs])
+        attached = adapter.attach(base.model, spec=spec, seeds=[lesson.job.cell.seed for lesson in lessons])
         self._model, self._base, self._spec = attached.model, base, spec
         self.runs = [
-            CellRun(
-                job, attached=attached, name=name, base=base, rows=tokens, spec=spec,
-                token_budget=token_budget // len(jobs),
-            )
-            for job, name, tokens in zip(jobs, attached.clocks, rows, strict=True)
-        ]  # fmt: skip
+            CellRun(lesson, one=one, base=base, spec=spec, token_budget=token_budget // len(lessons))
+            for lesson, one in zip(lessons, attached.each(), strict=True)
+        ]
         self.step_wall_s = 0.0
         self._spans: list[Span] = []
-        if len(jobs) > 1:
+        if len(lessons) > 1:
             for layer in adapter.lora_layers(attached.model):
                 layer.forward = _MixedForward(layer, self._spans)
 

@@ -93,30 +93,35 @@ class Tally:
     step_wall_s: float = 0.0
 
 
+class Trained(NamedTuple):
+    """A model and what of it is trained."""
+
+    model: Any
+    parameters: Sequence[torch.nn.Parameter]
+    on_micro: Callable[[int, int], None]  # told (step, micro) before each forward pass: dropout masks hang on it
+
+
+class Passes(NamedTuple):
+    """How a step's examples go through the model."""
+
+    layout: Literal["packed", "padded"]
+    token_budget: int  # tokens of one pass
+    device: torch.device
+
+
 class Steps:
     """The optimizer steps of one cell. Iterate by calling `step()` until `finished`."""
 
     def __init__(
-        self,
-        model: Any,
-        *,
-        rows: TokenRows,
-        batches: Sequence[np.ndarray],
-        spec: TrainSpec,
-        parameters: Sequence[torch.nn.Parameter],
-        layout: Literal["packed", "padded"],
-        token_budget: int,
-        device: torch.device,
-        on_micro: Callable[[int, int], None],
+        self, trained: Trained, *, rows: TokenRows, batches: Sequence[np.ndarray], spec: TrainSpec, passes: Passes
     ) -> None:
-        """`on_micro(step, micro)` is told before each forward pass: dropout masks hang on it."""
-        self.model = model
+        self.model, self.on_micro = trained.model, trained.on_micro
         self.tally = Tally()
         self.done = 0
-        self.token_budget, self.device, self.on_micro = token_budget, device, on_micro
+        self.token_budget, self.device = passes.token_budget, passes.device
         self._rows, self._batches, self._spec = rows.rows, batches, spec
-        self._parameters = list(parameters)
-        self._cut, self._lay = (packed, pack) if layout == "packed" else (length_grouped, pad)
+        self._parameters = list(trained.parameters)
+        self._cut, self._lay = (packed, pack) if passes.layout == "packed" else (length_grouped, pad)
         self.optimizer = adamw(self._parameters, spec=spec)
 
     @property

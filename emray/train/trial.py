@@ -20,10 +20,9 @@ from emray.records import Messages, TrainJob
 from emray.spec import ResourcesSpec, TrainSpec
 from emray.store import Store
 from emray.train import states
-from emray.train.cell import CellRun, Stopwatch, is_trained
+from emray.train.cell import CellRun, Lesson, Stopwatch, is_trained
 from emray.train.curves import write_curve
 from emray.train.group import Group
-from emray.train.rows import TokenRows
 from emray.train.warm import WarmBase, default_device
 
 REPORT_EVERY_S = 5.0  # Tune handles some 50 results a second from the whole cluster
@@ -133,18 +132,17 @@ class CellTrainable(tune.Trainable):
         """Tokenise and attach. A cell whose rows are at fault is recorded as failed and left out; None: all were."""
         shared = self._shared
         base = self._warm(self._jobs[0].model_path)
-        able: list[TrainJob] = []
-        tokens: list[TokenRows] = []
+        able: list[Lesson] = []
         for job in self._jobs:
             try:
-                tokens.append(base.rows(job.rows_digest, examples=self._examples, max_length=shared.spec.max_length))
-                able.append(job)
+                rows = base.rows(job.rows_digest, examples=self._examples, max_length=shared.spec.max_length)
+                able.append(Lesson(job, rows))
             except DataError as error:
                 self._fail(job, error)
         if not able:
             return None
         budget = shared.resources.token_budget
-        self._group = Group(able, base=base, rows=tokens, spec=shared.spec, token_budget=budget)
+        self._group = Group(able, base=base, spec=shared.spec, token_budget=budget)
         for run in self._group.runs:
             states.resume(run, store=shared.store)
         return self._group

@@ -22,7 +22,7 @@ from emray.records import TrainJob
 from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter
-from emray.train.cell import CellRun
+from emray.train.cell import CellRun, Lesson
 from emray.train.loop import check_finite, loss_sum, num_trained
 from emray.train.packing import shares
 from emray.train.warm import WarmBase
@@ -82,16 +82,9 @@ def train_worker(config: Mapping[str, Any]) -> None:
     rows = base.rows(
         job.rows_digest, examples={job.rows_digest: ray.get(config["examples"])}, max_length=spec.max_length
     )
-    attached = adapter.attach(base.model, spec=spec, seeds=[job.cell.seed])
-    run = CellRun(
-        job,
-        attached=attached,
-        name=adapter.SOLO,
-        base=base,
-        rows=rows,
-        spec=spec,
-        token_budget=shared.resources.token_budget,
-    )
+    (one,) = adapter.attach(base.model, spec=spec, seeds=[job.cell.seed]).each()
+    budget = shared.resources.token_budget
+    run = CellRun(Lesson(job, rows), one=one, base=base, spec=spec, token_budget=budget)
     del sharding
     train_sharded(
         run, settings=settings, spec=spec, store=shared.store, checkpoint_every=shared.resources.checkpoint_every
