@@ -78,6 +78,7 @@ def rerun(folder: Path, num_answers: int) -> dict[str, float]:
     if not store.exists("plan.json"):
         started = time.perf_counter()
         write_study(store, make_plan(load_sweep(spec), folder=folder, online=False))
+        store.settle()
         print(f"wrote the study in {time.perf_counter() - started:.0f} s", flush=True)
         first = measured(spec, "--out", out)
         print(f"reduced and reported it in {first.wall_s:.0f} s and {first.peak_gib:.2f} GiB", flush=True)
