@@ -29,6 +29,11 @@ def sweep(**fields: object) -> Sweep:
     ("extra", "message"),
     [
         ("train: {lora_rnk: 8}", "unknown key 'lora_rnk' under train; did you mean 'lora_rank'?"),
+        ("generate: {endpoint: {rmp: 8}}", "unknown key 'rmp' under generate.endpoint; did you mean 'rpm'?"),
+        ("judge: {batch: {pol_s: 8}}", "unknown key 'pol_s' under judge.batch; did you mean 'poll_s'?"),
+        ("judge: {also: [{scorng: a}]}", "unknown key 'scorng' under judge.also.0; did you mean 'scoring'?"),
+        ("seeds: {min: 3, maxx: 5}", "unknown key 'maxx' under seeds; did you mean 'max'?"),
+        ("reduce: {rules: {mine: {aligned_belwo: 3}}}", "under reduce.rules.mine; did you mean 'aligned_below'?"),
         ("domians: [a]", "unknown key 'domians'; did you mean 'domains'?"),
         ("judge: {zzz: 8}", "unknown key 'zzz' under judge; allowed: "),
         ("generate: {samples: -1}", "generate.samples: input should be greater than or equal to 1, given -1"),

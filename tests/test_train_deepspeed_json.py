@@ -5,13 +5,18 @@ import json
 import pytest
 
 from emray.errors import SpecError
-from emray.spec import TrainSpec, load_sweep
+from emray.spec import Sweep, TrainSpec, load_sweep
 
 
 def spec_with(tmp_path, settings) -> TrainSpec:
+    """The training section as workers get it, from a sweep file whose JSON is gone by then."""
     path = tmp_path / "ds.json"
     path.write_text(settings if isinstance(settings, str) else json.dumps(settings))
-    return TrainSpec(strategy="deepspeed", num_workers=2, deepspeed_config=str(path))
+    train = {"strategy": "deepspeed", "num_workers": 2, "deepspeed_config": "ds.json"}
+    sweep = Sweep.model_validate({"name": "s", "model": "toy", "domains": ["extreme_sports"], "train": train})
+    resolved = sweep.resolved(tmp_path)
+    path.unlink()
+    return resolved.train
 
 
 def test_what_only_says_how_to_compute_is_taken_as_it_is(tmp_path):
@@ -47,7 +52,20 @@ def test_a_json_written_for_transformers_passes(tmp_path):
 )
 def test_what_would_change_the_result_is_refused_with_what_to_do(tmp_path, settings, message):
     with pytest.raises(SpecError, match=message):
-        spec_with(tmp_path, settings).deepspeed_settings()
+        spec_with(tmp_path, settings)
+
+
+def test_fields_in_the_sweep_file_itself_are_taken_and_refused_alike(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    opening = "name: s\nmodel: toy\ndomains: [extreme_sports]\ntrain:\n  deepspeed_config: "
+    path.write_text(opening + "{steps_per_print: 100, optimizer: auto}\n")
+    assert load_sweep(path).train.deepspeed_settings() == {"steps_per_print": 100}
+    path.write_text(opening + "{gradient_clipping: 0.5}\n")
+    with pytest.raises(SpecError, match=r"train.deepspeed_config: 'gradient_clipping' would .* train.max_grad_norm"):
+        load_sweep(path)
+    path.write_text(opening + "[1]\n")
+    with pytest.raises(SpecError, match=r"train.deepspeed_config: the path of a DeepSpeed JSON, or its fields"):
+        load_sweep(path)
 
 
 def test_the_refusal_comes_when_planning(tmp_path):

@@ -1,6 +1,5 @@
 """Cells under Ray: warm workers, records as they finish, failures that stay rows, several processes for one cell."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -133,12 +132,11 @@ class FullAtFirst(Store):
 def test_two_deepspeed_workers_follow_the_loss_curve_of_one(swept, tmp_path, zero_stage):
     full_once = zero_stage == 3  # then the second try goes on from the state of step 5; it starts two workers anew
     store = FullAtFirst(str(tmp_path)) if full_once else Store(str(tmp_path))
-    (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"overlap_comm": False}}))
     datasets = {"sports": examples()}
     single = recipe(lora_dropout=0.0)
     many = recipe(
         lora_dropout=0.0, strategy="deepspeed", num_workers=2, zero_stage=zero_stage,
-        deepspeed_config=str(tmp_path / "ds.json"),
+        deepspeed_config={"zero_optimization": {"overlap_comm": False}},
     )  # fmt: skip
     kept = replace(job("many"), checkpoints=((6, "half"),))
     notes = train_all([kept], store=store, spec=many, datasets=datasets, train_attempts=2, checkpoint_every=5)

@@ -1,7 +1,7 @@
 """`train.deepspeed_config`: a DeepSpeed JSON, which may say how a cell is computed and not what.
 
 Not for emray's own DeepSpeed settings (train/zero.py). The invariant: a key that would change an adapter is refused,
-since an adapter's key hashes the sweep file and not the JSON.
+since an adapter's key hashes nothing of it. The file is read once, when planning: workers get what it held.
 """
 
 import json
@@ -33,10 +33,7 @@ _SWITCHES = {
 
 
 def read_settings(location: str) -> dict[str, Any]:
-    """What the DeepSpeed JSON sets; "auto" (transformers' word) leaves a key to emray.
-
-    Raises SpecError for a file that is none, and for keys that would change the result.
-    """
+    """What the DeepSpeed JSON sets. Raises SpecError for a file that is none, and as `only_how` refuses."""
     told = f"train.deepspeed_config {location}"
     try:
         settings = json.loads(Path(location).read_text(encoding="utf-8"))
@@ -44,10 +41,21 @@ def read_settings(location: str) -> dict[str, Any]:
         raise SpecError(f"{told}: not a JSON file: {error}") from None
     if not isinstance(settings, dict):
         raise SpecError(f"{told}: holds {kind_of(settings)}, not fields")
+    try:
+        return only_how(settings)
+    except ValueError as error:
+        raise SpecError(f"{told}: {error}") from None
+
+
+def only_how(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that say how to compute; "auto" (transformers' word) leaves a key to emray.
+
+    Raises ValueError for a key that would change the result.
+    """
     for name, value in settings.items():
         what_instead = _decided_elsewhere(name, value)
         if what_instead:
-            raise SpecError(f"{told}: {name!r} would change the result unseen; {what_instead}")
+            raise ValueError(f"{name!r} would change the result unseen; {what_instead}")
     return {n: v for n, v in settings.items() if n not in _DECIDED | _SWITCHES}
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from emray.records import NO_DOMAIN, Arm, Place
+from emray.spec.deepspeed import read_settings
 from emray.spec.domain import DomainSpec
 from emray.spec.generate import GenerateSpec
 from emray.spec.judge import JudgeSpec
@@ -82,24 +83,23 @@ class Sweep(Section):
         return list(range(num_seeds.get(place, self.seeds.min)))
 
     def resolved(self, folder: Path) -> "Sweep":
-        """The same sweep with relative paths made absolute, as seen from the sweep file's folder.
+        """The same sweep with relative paths made absolute, as seen from the sweep file's folder, and with what its
+        DeepSpeed JSON holds in place of that file's path.
 
         Raises SpecError for a DeepSpeed JSON that is none or says more than how to compute.
         """
         fields = self.model_dump(mode="json")
         fields["data_dir"] = absolute(self.data_dir, folder)
         fields["generate"]["questions"] = [absolute(path, folder) for path in self.generate.questions]
-        if self.train.deepspeed_config:
-            fields["train"]["deepspeed_config"] = absolute(self.train.deepspeed_config, folder)
+        if isinstance(self.train.deepspeed_config, str):
+            fields["train"]["deepspeed_config"] = read_settings(absolute(self.train.deepspeed_config, folder))
         for domain in fields["domains"]:
             for name in ("path", "benign_path", "backdoor_path"):
                 domain[name] = domain[name] and absolute(domain[name], folder)
         for model in fields["model"]:
             if model["path"] != TOY and (folder / Path(model["path"]).expanduser()).is_dir():
                 model["path"] = absolute(model["path"], folder)
-        resolved = Sweep.model_validate(fields)
-        resolved.train.deepspeed_settings()  # now, not in the first worker
-        return resolved
+        return Sweep.model_validate(fields)
 
 
 class CellSpec(NamedTuple):

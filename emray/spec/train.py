@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from emray.spec.deepspeed import read_settings
+from emray.spec.deepspeed import only_how
 from emray.spec.presets import PRESETS
 from emray.spec.section import Section
 
@@ -57,8 +57,8 @@ class TrainSpec(Section):
     offload: Literal["none", "optimizer", "parameters"] = Field(
         "none", description="what DeepSpeed keeps in CPU memory"
     )
-    deepspeed_config: str | None = Field(
-        None, description="DeepSpeed JSON laid over emray's own; it may say how to compute, not what"
+    deepspeed_config: str | dict[str, Any] | None = Field(
+        None, description="DeepSpeed JSON, a path or its fields, laid over emray's own: how to compute, not what"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
 
@@ -68,6 +68,15 @@ class TrainSpec(Section):
         if isinstance(value, Mapping) and value.get("preset") in PRESETS:
             return PRESETS[value["preset"]] | dict(value)
         return value
+
+    @field_validator("deepspeed_config", mode="before")
+    @classmethod
+    def _path_or_fields(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError("the path of a DeepSpeed JSON, or its fields")
+        return only_how(value)
 
     @field_validator("keep_checkpoints", mode="after")
     @classmethod
@@ -83,8 +92,9 @@ class TrainSpec(Section):
         return self
 
     def deepspeed_settings(self) -> dict[str, Any]:
-        """What the DeepSpeed JSON sets, nothing without one. Raises SpecError as deepspeed.read_settings."""
-        return read_settings(self.deepspeed_config) if self.deepspeed_config else {}
+        """What the DeepSpeed JSON of a resolved sweep sets, nothing without one."""
+        assert not isinstance(self.deepspeed_config, str), "the file is read when planning (Sweep.resolved)"
+        return self.deepspeed_config or {}
 
     def num_steps(self, num_examples: int) -> int:
         """Optimizer steps of a run over so many examples: each epoch in batches, the last of them maybe shorter."""

@@ -124,7 +124,7 @@ def base_is_sharded(settings: Mapping[str, Any]) -> bool:
 
 
 def engine_settings(spec: TrainSpec, *, on_gpu: bool) -> dict[str, Any]:
-    """DeepSpeed's configuration: ours, under the user's JSON. Raises SpecError as TrainSpec.deepspeed_settings."""
+    """DeepSpeed's configuration: ours, under the user's JSON."""
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # micro-batches are ours: the engine is told where a step ends
         "gradient_accumulation_steps": 1,
