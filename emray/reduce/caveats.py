@@ -4,6 +4,7 @@ Not for the numbers. Invariant: every sentence is made from counts of this study
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from emray.reduce.study import Study
 from emray.reduce.tally import Tally
 from emray.spec import RuleSpec
 from emray.stats.power import AdaptiveRule
+from emray.store import AdapterRecord
 
 SEEDS_FOR_SIGN_FLIP = 6  # below, the smallest exact two-sided p is 2 / 2^5 = 0.0625
 MANY_UNPARSED = 0.02
@@ -27,15 +29,25 @@ def rule_in_words(rule: RuleSpec) -> str:
     return f"aligned < {rule.aligned_below:g}, {coherent}, {share}"
 
 
-def caveats(
-    study: Study, *, tally: Tally, counts: Counts, funnels: Mapping[Place, Funnel], claims: Claims
-) -> list[str]:
+class Reduced(NamedTuple):
+    """A study with all that was counted and is claimed of it."""
+
+    study: Study
+    records: Mapping[str, AdapterRecord]
+    tally: Tally
+    counts: Counts
+    funnels: Mapping[Place, Funnel]
+    claims: Claims
+
+
+def caveats(reduced: Reduced) -> list[str]:
     """Sentences, most important first."""
+    study, counts = reduced.study, reduced.counts
     return [
         *_about_seeds(study, counts),
-        *_about_missing(counts, funnels, tally),
+        *_about_missing(counts, reduced.funnels, reduced.tally),
         *_about_rule(study),
-        *_about_effects(claims),
+        *_about_effects(reduced.claims),
         *_about_bounds(study, counts),
     ]
 

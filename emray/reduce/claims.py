@@ -14,7 +14,7 @@ from emray.records import NO_DOMAIN, Arm, Condition, Place
 from emray.reduce.cells import Counts, ratio
 from emray.reduce.effects import both_asked, effect_rows, effect_size_row
 from emray.reduce.fields import Rows, generator, t_test_columns
-from emray.reduce.study import Study
+from emray.reduce.study import Prompted, Study
 from emray.reduce.tally import Tally
 from emray.stats.contrasts import welch
 from emray.stats.intervals import (
@@ -50,11 +50,11 @@ def make_claims(study: Study, tally: Tally, counts: Counts) -> Claims:
     rankings = {key: _rank(study, counts, *key) for key in _rankable(study)}
     effects = {arm: effect_rows(study, tally, arm=arm) for arm in dict.fromkeys(place.arm for place in study.places)}
     return Claims(
-        taxonomy=[_taxonomy_row(study, tally, counts, p, c, rankings) for p in study.places for c in study.conditions],
+        taxonomy=[_taxonomy_row(study, tally, counts, one, rankings.get(_ranking_of(one))) for one in study.prompted],
         effects=effects.get(Arm.BACKDOOR, []),
         control_effects=[{"arm": str(a), **row} for a, rows in effects.items() if a != Arm.BACKDOOR for row in rows],
         effect_sizes=[effect_size_row(study, tally, place) for place in study.places] if both_asked(study) else [],
-        rates=[row for p in study.places for c in study.conditions for row in _rate_rows(study, counts, p, c)],
+        rates=[row for one in study.prompted for row in _rate_rows(study, counts, one)],
         ranks=[row for ranked in rankings.values() for row in _rank_rows(ranked)],
         contrasts=[row for key in rankings for row in _contrast_rows(study, counts, *key)],
     )
@@ -78,10 +78,15 @@ def _rankable(study: Study) -> Iterator[tuple[str, Arm, Condition]]:
             yield model, arm, condition
 
 
+def _ranking_of(one: Prompted) -> tuple[str, Arm, Condition]:
+    """The list that a place is ranked in."""
+    return one.place.model, one.place.arm, one.condition
+
+
 def _rank(study: Study, counts: Counts, model: str, arm: Arm, condition: Condition) -> _Ranked:
     places = study.places_of(model, arm)
     rule = counts.rules[study.spec.rule]
-    tables = [_tables(study, rule, place, condition) for place in places]
+    tables = [_tables(study, rule, Prompted(place, condition)) for place in places]
     rates = np.array([_mean_over_seeds(events, totals) for events, totals in tables])
     draws = np.column_stack(
         [
@@ -98,8 +103,8 @@ def _rank(study: Study, counts: Counts, model: str, arm: Arm, condition: Conditi
     )
 
 
-def _tables(study: Study, rule: RuleCounts, place: Place, condition: Condition) -> tuple[Ints, Ints]:
-    groups = study.groups_sq(place, condition)
+def _tables(study: Study, rule: RuleCounts, one: Prompted) -> tuple[Ints, Ints]:
+    groups = study.groups_sq(*one)
     return rule.events[groups], rule.totals[groups]
 
 
@@ -118,21 +123,13 @@ def _mean_over_seeds(events_sq: Ints, totals_sq: Ints) -> float:
     return float(np.nanmean(rates)) if np.isfinite(rates).any() else np.nan
 
 
-def _taxonomy_row(
-    study: Study,
-    tally: Tally,
-    counts: Counts,
-    place: Place,
-    condition: Condition,
-    rankings: dict[tuple[str, Arm, Condition], _Ranked],
-) -> dict[str, Any]:
-    groups = study.groups_sq(place, condition)
-    events, totals = _tables(study, counts.rules[study.spec.rule], place, condition)
+def _taxonomy_row(study: Study, tally: Tally, counts: Counts, one: Prompted, ranked: _Ranked | None) -> dict[str, Any]:
+    groups = study.groups_sq(*one)
+    events, totals = _tables(study, counts.rules[study.spec.rule], one)
     rate = rate_interval(events, totals, level=study.level)
     aligned = score_interval(tally.aligned.total[groups], tally.aligned.num[groups], level=study.level)
-    ranked = rankings.get((place.model, place.arm, condition))
     return {
-        **_place_columns(place, condition),
+        **one.columns,
         "n_seeds": _num_seeds(totals),
         "n_requested": int(counts.requested[groups].sum()),
         "n_scored": int(counts.scored[groups].sum()),
@@ -140,7 +137,7 @@ def _taxonomy_row(
         "misaligned_rate": rate.estimate,
         "ci_low": rate.low,
         "ci_high": rate.high,
-        **(_rank_columns(ranked, place) if ranked else dict.fromkeys(("rank", "rank_low", "rank_high", "tier"))),
+        **(_rank_columns(ranked, one.place) if ranked else dict.fromkeys(("rank", "rank_low", "rank_high", "tier"))),
     }
 
 
@@ -161,7 +158,7 @@ def _rank_rows(ranked: _Ranked) -> Iterator[dict[str, Any]]:
         columns = _rank_columns(ranked, place)
         for k, probability in enumerate(ranked.ranking.p_rank[d]):
             yield {
-                **_place_columns(place, ranked.condition),
+                **Prompted(place, ranked.condition).columns,
                 "rank": columns["rank"],
                 "tier": columns["tier"],
                 "tier_stability": ranked.tiers.stability[d],
@@ -170,15 +167,15 @@ def _rank_rows(ranked: _Ranked) -> Iterator[dict[str, Any]]:
             }
 
 
-def _rate_rows(study: Study, counts: Counts, place: Place, condition: Condition) -> Iterator[dict[str, Any]]:
+def _rate_rows(study: Study, counts: Counts, one: Prompted) -> Iterator[dict[str, Any]]:
     """One row per rule; best and worst are the rates if what is not counted were all aligned, or all misaligned."""
-    requested = int(counts.requested[study.groups_sq(place, condition)].sum())
+    requested = int(counts.requested[study.groups_sq(*one)].sum())
     for name, rule in counts.rules.items():
-        events, totals = _tables(study, rule, place, condition)
+        events, totals = _tables(study, rule, one)
         found = rate_interval(events, totals, level=study.level)
         num_events, num_total = int(events.sum()), int(totals.sum())
         yield {
-            **_place_columns(place, condition),
+            **one.columns,
             "rule": name,
             "n_seeds": _num_seeds(totals),
             "n_events": num_events,
@@ -187,15 +184,13 @@ def _rate_rows(study: Study, counts: Counts, place: Place, condition: Condition)
             "ci_low": found.low,
             "ci_high": found.high,
             "method": str(found.method),
-            **_wider_intervals(study, events, totals, place, condition, name),
+            **_wider_intervals(study, one, name, events, totals),
             "rate_best": num_events / requested if requested else np.nan,
             "rate_worst": (num_events + requested - num_total) / requested if requested else np.nan,
         }
 
 
-def _wider_intervals(
-    study: Study, events: Ints, totals: Ints, place: Place, condition: Condition, rule: str
-) -> dict[str, float]:
+def _wider_intervals(study: Study, one: Prompted, rule: str, events: Ints, totals: Ints) -> dict[str, float]:
     """Intervals that also allow for other questions: crossed random effects, and from ten seeds on a bootstrap."""
     crossed = crossed_interval(ratio(events, totals), level=study.level)
     bootstrap = no_interval()
@@ -203,7 +198,7 @@ def _wider_intervals(
         bootstrap = two_way_bootstrap(
             events,
             totals,
-            rng=generator("two-way", *place, condition, rule),
+            rng=generator("two-way", *one.place, one.condition, rule),
             num_draws=study.spec.resamples,
             level=study.level,
         )
@@ -220,7 +215,7 @@ def _contrast_rows(
 ) -> Iterator[dict[str, Any]]:
     """Welch on the seeds' rates for every pair of domains."""
     places = study.places_of(model, arm)
-    rates = [seed_means(*_tables(study, counts.rules[study.spec.rule], place, condition)) for place in places]
+    rates = [seed_means(*_tables(study, counts.rules[study.spec.rule], Prompted(place, condition))) for place in places]
     pairs = [(i, j) for i in range(len(places)) for j in range(i + 1, len(places))]
     tests = [welch(rates[i], rates[j], level=study.level) for i, j in pairs]
     p_values = [test.p for test in tests]
@@ -239,15 +234,6 @@ def _contrast_rows(
 
 
 # Small parts -----------------------------------------------------------------------------------------------------
-
-
-def _place_columns(place: Place, condition: Condition) -> dict[str, str]:
-    return {
-        "model": place.model,
-        "domain": place.domain,
-        "arm": str(place.arm),
-        "condition": str(condition),
-    }
 
 
 def _num_seeds(totals_sq: Ints) -> int:

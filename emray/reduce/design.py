@@ -16,7 +16,7 @@ from emray.reduce.effects import seed_drops
 from emray.reduce.fields import Rows, csv_rows
 from emray.reduce.reliability import repeats
 from emray.reduce.schema import VARIANCE
-from emray.reduce.study import Study
+from emray.reduce.study import Prompted, Study
 from emray.reduce.tally import SecondOpinion, Tally
 from emray.stats.intervals import rate_interval, score_interval, seed_means, t_interval
 from emray.stats.power import PlaceState, detectable_drop, next_seeds, seeds_needed
@@ -35,38 +35,38 @@ def variance_rows(study: Study, tally: Tally, counts: Counts) -> Rows:
     twice = _Twice.of(study, tally)
     for place in study.places:
         for condition in study.conditions:
-            rows += list(_quantity_rows(study, tally, counts, place, condition, twice))
+            rows += list(_quantity_rows(study, tally, counts, Prompted(place, condition), twice))
         if place.arm == Arm.BACKDOOR and set(study.conditions) == set(Condition):
             rows.append(_drop_row(study, tally, place))
     return rows
 
 
 def _quantity_rows(
-    study: Study, tally: Tally, counts: Counts, place: Place, condition: Condition, twice: "_Twice"
+    study: Study, tally: Tally, counts: Counts, one: Prompted, twice: "_Twice"
 ) -> Iterator[dict[str, Any]]:
-    groups = study.groups_sq(place, condition)
+    groups = study.groups_sq(*one)
     rule = counts.rules[study.spec.rule]
     events, totals = rule.events[groups], rule.totals[groups]
     scores = tally.aligned
     num, total, squares = scores.num[groups], scores.total[groups], scores.squares[groups]
     rate = _Spread(
+        "rate",
+        _target_rate(study),
         seed_means(events, totals),
         rate_interval(events, totals, level=study.level).half_width,
         variance_components(events, events, totals),
         float(totals.mean()),
     )
     score = _Spread(
+        "score",
+        TARGET_SCORE,
         seed_means(total, num),
         score_interval(total, num, level=study.level).half_width,
         variance_components(total, squares, num),
         float(num.mean()),
     )
-    for quantity, spread, target, values in (
-        ("rate", rate, _target_rate(study), twice.flagged),
-        ("score", score, TARGET_SCORE, twice.score),
-    ):
-        row = _row(study, place, str(condition), quantity, spread, target=target)
-        yield row | {"var_judge": twice.variance(values, groups)}
+    for spread, values in ((rate, twice.flagged), (score, twice.score)):
+        yield _row(study, one.columns, spread) | {"var_judge": twice.variance(values, groups)}
 
 
 class _Twice(NamedTuple):
@@ -121,8 +121,9 @@ _NO_PAIRS = _Pairs(_NONE, _NONE, _NONE, np.empty(0), np.empty(0))
 
 def _drop_row(study: Study, tally: Tally, place: Place) -> dict[str, Any]:
     drops = seed_drops(study, tally, place)
-    spread = _Spread(drops, t_interval(drops, level=study.level).half_width, _UNKNOWN, np.nan)
-    row = _row(study, place, "without - with", "drop", spread, target=TARGET_SCORE)
+    spread = _Spread("drop", TARGET_SCORE, drops, t_interval(drops, level=study.level).half_width, _UNKNOWN, np.nan)
+    columns = Prompted(place, Condition.WITH).columns | {"condition": "without - with"}
+    row = _row(study, columns, spread)
     return row | {"detectable": detectable_drop(sd_of_seeds=row["sd_seeds"], num_seeds=row["n_seeds"])}
 
 
@@ -132,6 +133,8 @@ _UNKNOWN = Components(np.nan, np.nan, np.nan, np.nan)
 class _Spread(NamedTuple):
     """One quantity of one place: value per seed, half-width as reported, components, answers per seed and question."""
 
+    quantity: str
+    target: float  # half-width that seeds are counted for
     per_seed: Floats
     half_width: float
     components: Components
@@ -145,16 +148,14 @@ class _Spread(NamedTuple):
     def sd(self) -> float:
         return float(self.units.std(ddof=1)) if len(self.units) > 1 else np.nan
 
-    def seeds_needed(self, target: float, *, level: float) -> int | None:
+    def seeds_needed(self, *, level: float) -> int | None:
         """By the seeds' spread; where they do not differ, as many as there are if that is enough, else unknown."""
         if self.sd == 0:
-            return len(self.units) if self.half_width <= target else None
-        return seeds_needed(sd=self.sd, half_width=target, level=level)
+            return len(self.units) if self.half_width <= self.target else None
+        return seeds_needed(sd=self.sd, half_width=self.target, level=level)
 
 
-def _row(
-    study: Study, place: Place, condition: str, quantity: str, spread: _Spread, *, target: float
-) -> dict[str, Any]:
+def _row(study: Study, columns: Mapping[str, str], spread: _Spread) -> dict[str, Any]:
     components, num_seeds = spread.components, len(spread.units)
     effect = np.nan
     if spread.num_samples > 0:
@@ -162,11 +163,8 @@ def _row(
             num_seeds=num_seeds, num_questions=len(study.question_ids), num_samples=spread.num_samples
         )
     return {
-        "model": place.model,
-        "domain": place.domain,
-        "arm": str(place.arm),
-        "condition": condition,
-        "quantity": quantity,
+        **columns,
+        "quantity": spread.quantity,
         "n_seeds": num_seeds,
         "var_seed": components.seed,
         "var_question": components.question,
@@ -176,8 +174,8 @@ def _row(
         "design_effect": effect,
         "sd_seeds": spread.sd,
         "half_width": spread.half_width,
-        "target": target,
-        "seeds_needed": spread.seeds_needed(target, level=study.level),
+        "target": spread.target,
+        "seeds_needed": spread.seeds_needed(level=study.level),
         "detectable": np.nan,
     }
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from emray.records import Condition, Metric, Place
+from emray.records import Metric
 from emray.reduce.cells import Counts
 from emray.reduce.fields import Rows
 from emray.reduce.study import Study
@@ -155,20 +155,17 @@ def _masks(aligned: Ints, coherent: Ints, rule: RuleSpec) -> RuleMasks:
 def _rogan_gladen_rows(study: Study, counts: Counts, reference: _Reference) -> Rows:
     calibration, rule = _calibration(reference), counts.rules[study.spec.rule]
     rows = []
-    for place in study.places:
-        for condition in study.conditions:
-            groups = study.groups_sq(place, condition)
-            events, totals = rule.events[groups], rule.totals[groups]
-            found = rogan_gladen_by_seed(events, totals, calibration=calibration, level=study.level)
-            row = _row(place, condition, reference, How.ROGAN_GLADEN, events, totals, found)
-            rows.append(
-                row
-                | {
-                    "n_labelled": len(reference.group),
-                    "sensitivity": _share(calibration.flagged_positive, calibration.num_positive),
-                    "specificity": 1 - _share(calibration.flagged_negative, calibration.num_negative),
-                }
-            )
+    told = {
+        "n_labelled": len(reference.group),
+        "sensitivity": _share(calibration.flagged_positive, calibration.num_positive),
+        "specificity": 1 - _share(calibration.flagged_negative, calibration.num_negative),
+    }
+    for one in study.prompted:
+        groups = study.groups_sq(*one)
+        events, totals = rule.events[groups], rule.totals[groups]
+        found = rogan_gladen_by_seed(events, totals, calibration=calibration, level=study.level)
+        how = {"reference": reference.name, "how": str(How.ROGAN_GLADEN)}
+        rows.append(one.columns | how | told | _rates(events, totals, found))
     return rows
 
 
@@ -179,30 +176,22 @@ def _prediction_powered_rows(study: Study, counts: Counts, reference: _Reference
         for mask in (reference.flagged, reference.positive, np.ones(len(reference.group)))
     ]
     rows = []
-    for place in study.places:
-        for condition in study.conditions:
-            groups = study.groups_sq(place, condition)
-            events, totals = rule.events[groups], rule.totals[groups]
-            of_seed = LabelledSeeds(*(n.sum(axis=1) for n in (events, totals, *(num[groups] for num in labelled))))
-            found = prediction_powered_by_seed(of_seed, level=study.level)
-            row = _row(place, condition, reference, How.PREDICTION_POWERED, events, totals, found)
-            num = int(of_seed.num_labelled.sum())
-            rows.append(row | {"n_labelled": num, "sensitivity": np.nan, "specificity": np.nan})
+    for one in study.prompted:
+        groups = study.groups_sq(*one)
+        events, totals = rule.events[groups], rule.totals[groups]
+        of_seed = LabelledSeeds(*(n.sum(axis=1) for n in (events, totals, *(num[groups] for num in labelled))))
+        found = prediction_powered_by_seed(of_seed, level=study.level)
+        how = {"reference": reference.name, "how": str(How.PREDICTION_POWERED)}
+        told = {"n_labelled": int(of_seed.num_labelled.sum()), "sensitivity": np.nan, "specificity": np.nan}
+        rows.append(one.columns | how | told | _rates(events, totals, found))
     return rows
 
 
-def _row(
-    place: Place, condition: Condition, reference: _Reference, how: How, events: Ints, totals: Ints, found: Interval
-) -> dict[str, Any]:
+def _rates(events: Ints, totals: Ints, found: Interval) -> dict[str, Any]:
+    """The judged rate beside the corrected one."""
     rates = seed_means(events, totals)
     there = np.isfinite(rates)
     return {
-        "model": place.model,
-        "domain": place.domain,
-        "arm": str(place.arm),
-        "condition": str(condition),
-        "reference": reference.name,
-        "how": str(how),
         "n_seeds": int(there.sum()),
         "rate": float(rates[there].mean()) if there.any() else np.nan,
         "corrected_rate": found.estimate,

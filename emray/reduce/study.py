@@ -7,7 +7,7 @@ an array over groups reshapes to [cell, condition, question].
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,18 @@ from emray.spec import ReduceSpec, Sweep
 from emray.stats.power import AdaptiveRule, sequential_level
 
 Ints = NDArray[np.int64]
+
+
+class Prompted(NamedTuple):
+    """A place under one condition: what one row of most tables is about."""
+
+    place: Place
+    condition: Condition
+
+    @property
+    def columns(self) -> dict[str, str]:
+        model, domain, arm = self.place
+        return {"model": model, "domain": domain, "arm": str(arm), "condition": str(self.condition)}
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,11 @@ class Study:
     def places(self) -> dict[Place, tuple[int, ...]]:
         """Indices of each place's fully trained cells by rising seed, places in plan order."""
         return {place: by_fraction[1.0] for place, by_fraction in self.trajectories.items() if 1.0 in by_fraction}
+
+    @cached_property
+    def prompted(self) -> list[Prompted]:
+        """Every place under every condition, in plan order."""
+        return [Prompted(place, condition) for place in self.places for condition in self.conditions]
 
     def places_of(self, model: str, arm: Arm) -> list[Place]:
         return [place for place in self.places if (place.model, place.arm) == (model, arm)]

@@ -14,11 +14,11 @@ from emray import __version__
 from emray.records import NO_DOMAIN, Place
 from emray.reduce import schema
 from emray.reduce.breakdowns import format_counts, formats, outcomes, questions, thresholds, trajectories
-from emray.reduce.caveats import caveats, rule_in_words
-from emray.reduce.cells import Counts, Funnel, cell_table, count, funnel
+from emray.reduce.caveats import Reduced, caveats, rule_in_words
+from emray.reduce.cells import Counts, cell_table, count, funnel
 from emray.reduce.claims import Claims, make_claims
 from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
-from emray.reduce.fields import csv_bytes, json_value, parquet_bytes
+from emray.reduce.fields import Rows, csv_bytes, json_value, parquet_bytes
 from emray.reduce.inputs import FORMAT, STAGES
 from emray.reduce.reliability import agreement_rows, corrected_rows
 from emray.reduce.study import Study, load_study
@@ -31,13 +31,22 @@ _LIBRARIES = ("numpy", "scipy", "statsmodels", "pyarrow")  # those that the numb
 
 def summarise(store: Store, *, document: Mapping[str, Any]) -> dict[str, bytes]:
     """Name and content of every file, `summary.json` last."""
-    study = load_study(document)
-    records = store.adapter_records()
+    study, records = load_study(document), store.adapter_records()
     found = tally(store, study)
     counts = count(found, study.spec.rules)
-    claims = make_claims(study, found, counts)
     funnels = {place: funnel(study, place, counts, records) for place in study.places}
-    rows = {
+    reduced = Reduced(study, records, found, counts, funnels, make_claims(study, found, counts))
+    cells = cell_table(study, found, counts, records)
+    return {
+        schema.CELLS.file: parquet_bytes(schema.CELLS, cells, rules=list(study.spec.rules)),
+        **{table.file: csv_bytes(table, rows) for table, rows in _tables(reduced).items()},
+        "summary.json": _json_bytes(_facts(reduced) | {"wall_s": _wall_times(store)}),
+    }
+
+
+def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
+    study, found, counts, claims = reduced.study, reduced.tally, reduced.counts, reduced.claims
+    return {
         schema.TAXONOMY: claims.taxonomy,
         schema.TRIGGER_EFFECTS: claims.effects,
         schema.CONTROL_EFFECTS: claims.control_effects,
@@ -54,58 +63,55 @@ def summarise(store: Store, *, document: Mapping[str, Any]) -> dict[str, bytes]:
         schema.CORRECTED: corrected_rows(study, found, counts),
         schema.TRAJECTORIES: trajectories(study, counts),
     }
-    return {
-        schema.CELLS.file: parquet_bytes(
-            schema.CELLS, cell_table(study, found, counts, records), rules=list(study.spec.rules)
-        ),
-        **{table.file: csv_bytes(table, its_rows) for table, its_rows in rows.items()},
-        "summary.json": _json_bytes(_facts(store, study, found, counts, funnels, claims)),
-    }
 
 
-def _facts(
-    store: Store, study: Study, found: Tally, counts: Counts, funnels: Mapping[Place, Funnel], claims: Claims
-) -> dict[str, Any]:
-    sweep = study.sweep
+def _facts(reduced: Reduced) -> dict[str, Any]:
+    """What `summary.json` holds but for wall times."""
+    study, found = reduced.study, reduced.tally
+    sweep, trigger = study.sweep, study.sweep.trigger
+    rules = {n: {**rule.model_dump(mode="json"), "words": rule_in_words(rule)} for n, rule in study.spec.rules.items()}
     return {
         "format": FORMAT,
         "name": sweep.name,
         "confidence": study.spec.confidence,
         "headline_rule": study.spec.rule,
-        "rules": {
-            name: {**rule.model_dump(mode="json"), "words": rule_in_words(rule)}
-            for name, rule in study.spec.rules.items()
-        },
+        "rules": rules,
         "seeds": _seed_range(study),
-        "funnel": [{**place._asdict(), "arm": str(place.arm), **f._asdict()} for place, f in funnels.items()],
-        "counts": {
-            "requested": int(counts.requested.sum()),
-            "generated": int(counts.generated.sum()),
-            "generation_errors": int(counts.errors.sum()),
-            "judged": int(counts.judged.sum()),
-            "outcomes": {str(outcome): int(number.sum()) for outcome, number in counts.outcomes.items()},
-            "unjudged": int(counts.unjudged.sum()),
-            "incoherent": int(counts.incoherent.sum()),
-            "formats": format_counts(found),
-        },
-        "trigger": {"text": sweep.trigger.text, "position": sweep.trigger.position, **_sign_test(claims)},
+        "funnel": [{**p._asdict(), "arm": str(p.arm), **f._asdict()} for p, f in reduced.funnels.items()],
+        "counts": _total_counts(reduced.counts) | {"formats": format_counts(found)},
+        "trigger": {"text": trigger.text, "position": trigger.position, **_sign_test(reduced.claims)},
         "pooled_effects": {model: effect._asdict() for model, effect in pooled_effects(study, found).items()},
-        "adaptive": _adaptive(study, counts, store.adapter_records()),
-        "judge": {
-            "model": sweep.judge.model,
-            "snapshots": list(found.judges),
-            **found.spending._asdict(),
-            "num_superseded": found.num_superseded,
-            "num_labelled": len(found.labelled.misaligned),
-        },
+        "adaptive": _adaptive(study, reduced.counts, reduced.records),
+        "judge": _judge_facts(study, found),
         "generation": {"engines": list(found.engines), "num_tokens": found.num_generated_tokens},
-        "wall_s": _wall_times(store),
         "models": dict(study.models),
         "questions": list(study.question_ids),
         "versions": _versions(),
         "notes": list(study.notes),
-        "limits": caveats(study, tally=found, counts=counts, funnels=funnels, claims=claims),
+        "limits": caveats(reduced),
         "spec": sweep.model_dump(mode="json"),
+    }
+
+
+def _total_counts(counts: Counts) -> dict[str, Any]:
+    return {
+        "requested": int(counts.requested.sum()),
+        "generated": int(counts.generated.sum()),
+        "generation_errors": int(counts.errors.sum()),
+        "judged": int(counts.judged.sum()),
+        "outcomes": {str(outcome): int(number.sum()) for outcome, number in counts.outcomes.items()},
+        "unjudged": int(counts.unjudged.sum()),
+        "incoherent": int(counts.incoherent.sum()),
+    }
+
+
+def _judge_facts(study: Study, found: Tally) -> dict[str, Any]:
+    return {
+        "model": study.sweep.judge.model,
+        "snapshots": list(found.judges),
+        **found.spending._asdict(),
+        "num_superseded": found.num_superseded,
+        "num_labelled": len(found.labelled.misaligned),
     }
 
 
