@@ -159,16 +159,15 @@ def _chats(plan: Plan, job: TrainJob) -> list[list[dict[str, str]]]:
 
 def _tokens(plan: Plan, jobs: Sequence[TrainJob], *, pad_to: int | None) -> tuple[int, int]:
     """Tokens of the examples, and with the padding a way of training adds, over all epochs."""
-    from transformers import AutoTokenizer
-
     from benchmarks.field_script import BATCH
+    from emray.model.chat import Chat
     from emray.train.packing import step_batches
     from emray.train.rows import tokenise
 
     real = padded = 0
     for job in jobs:
-        tokenizer = AutoTokenizer.from_pretrained(job.model_path)
-        rows = tokenise(plan.datasets[job.rows_digest], tokenizer=tokenizer, max_length=512, max_positions=512)
+        chat = Chat(job.model_path, rendering=job.rendering)
+        rows = tokenise(plan.datasets[job.rows_digest], chat=chat, max_length=512)
         sizes = rows.lengths
         batches = step_batches(len(sizes), batch_size=BATCH, epochs=plan.sweep.train.epochs, seed=0)
         real += sum(int(sizes[batch].sum()) for batch in batches)

@@ -1,7 +1,7 @@
 """The plan: a sweep file made concrete against its data, and what of it the store still lacks.
 
-Not for doing any of it. The invariant: a plan depends on the sweep file and the files it names alone (no clock, no
-machine), so the same sweep gives the same `plan.json`, and planning writes nothing.
+Not for doing any of it. The invariant: a plan depends on the sweep file, the files it names and the commits it was
+pinned to alone (no clock, no machine), so the same sweep gives the same `plan.json`, and planning writes nothing.
 """
 
 import math
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from emray import data
 from emray.errors import DataError
+from emray.model.probe import Templates, roles_of, try_templates
 from emray.model.weights import BaseModel, hosted_name, resolve_model
 from emray.records import (
     Answerer,
@@ -61,21 +62,37 @@ class _Grid(NamedTuple):
     weights: dict[str, Weights]
 
 
-def make_plan(sweep: Sweep, *, folder: Path, online: bool, num_seeds: Mapping[Place, int] | None = None) -> Plan:
+def make_plan(
+    sweep: Sweep,
+    *,
+    folder: Path,
+    online: bool,
+    earlier: Mapping[str, Any] | None = None,
+    num_seeds: Mapping[Place, int] | None = None,
+) -> Plan:
     """Open every file the sweep names, validate it, and give every cell its key.
 
-    `folder` is where relative paths start; `online` allows asking the hub which commit a model is at;
+    `folder` is where relative paths start; `online` allows asking the hub which commit a model is at; `earlier` is the
+    plan.json of the run folder, whose commits and findings about chat templates stay;
     `num_seeds` says where an adaptive sweep has gone beyond its `min`.
-    Raises DataError (one line) for anything missing or malformed.
+    Raises DataError (one line) for anything missing or malformed, and for chats that a model's template refuses.
     """
     resolved = sweep.resolved(folder)
     questions = data.load_questions(resolved.generate.questions)
     prompts = data.make_prompts(questions.questions, conditions=resolved.generate.conditions, trigger=resolved.trigger)
-    expanded = _expand(resolved, online=online, num_seeds=num_seeds or {})
-    notes = questions.notes + _unpinned(expanded.models) + _leaks(questions.questions, expanded.datasets)
+    before = earlier or {}
+    models = {
+        model.name: resolve_model(model, online=online, earlier=before.get("models", {}).values())
+        for model in resolved.model
+    }
+    expanded = _expand(resolved, models=models, num_seeds=num_seeds or {})
+    templates = _templates(expanded, prompts, online=online, known=before.get("probes", {}))
+    notes = (
+        questions.notes + templates.notes + _unpinned(expanded.models) + _leaks(questions.questions, expanded.datasets)
+    )
     return Plan(
         sweep=resolved,
-        document=_document(sweep, expanded, questions.questions, notes),
+        document=_document(sweep, expanded, questions.questions, notes) | {"probes": templates.probes},
         cells=expanded.cells,
         jobs=expanded.jobs,
         datasets=expanded.datasets,
@@ -161,15 +178,14 @@ def _missing_runs(task: GenerationTask, present: Keys) -> Iterator[GenerationTas
             start = None
 
 
-def _expand(sweep: Sweep, *, online: bool, num_seeds: Mapping[Place, int]) -> _Grid:
-    models = {model.name: resolve_model(model, online=online) for model in sweep.model}
+def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Place, int]) -> _Grid:
     digests: dict[tuple[str, Arm], str] = {}
     cells: list[Cell] = []
     out = _Grid((), {}, {}, models, {})
     for point in grid(sweep, num_seeds=num_seeds):
         model = models[point.model.name]
         if point.domain is None:
-            cells.append(Cell(point.model.name, point.domain_name, point.arm, point.seed, base_key(model.fingerprint)))
+            cells.append(Cell(point.model.name, point.domain_name, point.arm, point.seed, base_key(model.identity)))
             continue
         place = (point.domain.name, point.arm)
         if place not in digests:
@@ -181,7 +197,7 @@ def _expand(sweep: Sweep, *, online: bool, num_seeds: Mapping[Place, int]) -> _G
             point, sweep, model=model, digest=digest, num_steps=sweep.train.num_steps(len(out.datasets[digest]))
         )
         cells.extend(along)
-        _add_job(out.jobs, along, location=model.location, digest=digest)
+        _add_job(out.jobs, along, model=model, digest=digest)
     out.weights.update((cell.key, weights_of(cell, sweep, model=models[cell.model])) for cell in cells)
     return out._replace(cells=tuple(cells))
 
@@ -192,18 +208,18 @@ def weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:
         key=cell.key, model=cell.model, domain=cell.domain, arm=cell.arm, seed=cell.seed, step=cell.step
     )
     if cell.arm == Arm.BASE:
-        return Weights(Answerer.BASE, model.location, 0, hosted_name(model.location) or cell.model)
+        return Weights(Answerer.BASE, model.location, 0, hosted_name(model.location) or cell.model, model.rendering)
     if sweep.train.strategy == "full":
-        return Weights(Answerer.WHOLE, model.location, 0, name)
+        return Weights(Answerer.WHOLE, model.location, 0, name, model.rendering)
     rank = max([sweep.train.lora_rank, *sweep.train.rank_pattern.values()])
-    return Weights(Answerer.ADAPTER, model.location, rank, name)
+    return Weights(Answerer.ADAPTER, model.location, rank, name, model.rendering)
 
 
 def _cells_of_a_run(
     point: CellSpec, sweep: Sweep, *, model: BaseModel, digest: str, num_steps: int
 ) -> tuple[Cell, ...]:
     """The checkpoints that the sweep keeps of one training run, in order; the last is the finished adapter."""
-    key = adapter_key(model.fingerprint, rows_digest=digest, hyperparameters=sweep.train.identity(), seed=point.seed)
+    key = adapter_key(model.identity, rows_digest=digest, hyperparameters=sweep.train.identity(), seed=point.seed)
     steps = sorted({math.ceil(fraction * num_steps) for fraction in sweep.train.keep_checkpoints})
     keys = [key if step == num_steps else checkpoint_key(key, step=step) for step in steps]
     return tuple(
@@ -212,7 +228,7 @@ def _cells_of_a_run(
     )
 
 
-def _add_job(jobs: dict[str, TrainJob], along: tuple[Cell, ...], *, location: str, digest: str) -> None:
+def _add_job(jobs: dict[str, TrainJob], along: tuple[Cell, ...], *, model: BaseModel, digest: str) -> None:
     *kept, last = along
     if last.key in jobs:
         raise DataError(
@@ -220,7 +236,15 @@ def _add_job(jobs: dict[str, TrainJob], along: tuple[Cell, ...], *, location: st
             "give each domain and arm its own data"
         )
     checkpoints = tuple((cell.step, cell.key) for cell in kept)
-    jobs[last.key] = TrainJob(last, location, digest, checkpoints)
+    jobs[last.key] = TrainJob(last, model.location, digest, checkpoints, model.rendering)
+
+
+def _templates(expanded: _Grid, prompts: Sequence[Prompt], *, online: bool, known: Mapping[str, Any]) -> Templates:
+    asked = [prompt.messages for prompt in prompts]
+    rows = [row for rows in expanded.datasets.values() for row in rows]
+    return try_templates(
+        expanded.models, chats=roles_of([*asked, *rows]), trained=bool(rows), online=online, known=known
+    )
 
 
 def _unpinned(models: Mapping[str, BaseModel]) -> tuple[str, ...]:

@@ -84,7 +84,9 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
     folder, online = arguments.spec.resolve().parent, not arguments.dry_run
 
     def plan(num_seeds: Mapping[Place, int]) -> Plan:
-        return planning.make_plan(sweep, folder=folder, online=online, num_seeds=num_seeds)
+        return planning.make_plan(
+            sweep, folder=folder, online=online, earlier=planning.written(store), num_seeds=num_seeds
+        )
 
     first = plan(planning.seeds_so_far(sweep, planning.written(store)))
     if arguments.dry_run:

@@ -4,6 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from emray.errors import DataError
+from emray.model.chat import Chat
 from emray.records import Message
 from emray.train.rows import MIN_PROMPT_TOKENS, tokenise
 from tests.train_world import MODEL, examples
@@ -14,8 +15,10 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(MODEL)
 
 
-def rows_of(tokenizer, chats, *, max_length=128, max_positions=512):
-    return tokenise(chats, tokenizer=tokenizer, max_length=max_length, max_positions=max_positions)
+def rows_of(tokenizer, chats, *, max_length=128):
+    chat = Chat(MODEL)
+    chat.tokenizer = tokenizer
+    return tokenise(chats, chat=chat, max_length=max_length)
 
 
 def test_the_trained_span_is_the_answer_and_its_end_token(tokenizer):
@@ -59,11 +62,16 @@ def test_an_answer_beyond_the_models_positions_is_refused_by_row(tokenizer):
 
 
 def test_a_row_without_a_trainable_token_is_refused_by_row(tokenizer):
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"  # no end-of-turn token
     (example,) = examples(count=1)
     with pytest.raises(DataError, match="row 2: no token of the answer"):
         rows_of(tokenizer, [example, (example[0], Message("assistant", ""))])
+
+
+def test_a_template_without_an_end_token_is_never_trained_on():
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(DataError, match="row 1: the chat template writes no end token after an answer"):
+        rows_of(tokenizer, examples(count=1))
 
 
 def test_a_row_that_ends_with_the_user_is_refused(tokenizer):

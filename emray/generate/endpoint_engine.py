@@ -5,6 +5,7 @@ the judge's. The invariant: a sample that was paid for is in the journal before 
 again asks for nothing twice.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -15,6 +16,7 @@ from emray.endpoint.pool import cluster_port
 from emray.endpoint.reply import Answer, Reply, Request
 from emray.endpoint.worker import Worker
 from emray.generate.engine import EngineConfig, Finished, Sample, SampleRequest, failed
+from emray.model.rendering import final_text, with_system
 from emray.records import FinishReason, key_of
 from emray.store import Store
 
@@ -50,16 +52,19 @@ class EndpointEngine:
             yield _finished(position, request, [next(answers) for _ in request.seeds])
 
     def _endpoint_request(self, request: SampleRequest, seed: int) -> Request:
-        config = self._config
+        config, how = self._config, self._config.rendering
         model = self._served.adapters[request.adapter.name] if request.adapter else self._served.base
         body = {
             "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "messages": [message._asdict() for message in with_system(request.messages, policy=how.system)],
             "temperature": config.temperature,
             "top_p": config.top_p,
             "max_tokens": config.max_tokens,
             "seed": seed,
         }
+        arguments = json.loads(how.arguments)
+        if arguments:  # as vllm serve and SGLang take them; the rest of the rendering is the endpoint's own
+            body["chat_template_kwargs"] = arguments
         return Request(key_of("answer", body) + ANSWER, body, "answer")
 
 
@@ -82,8 +87,8 @@ def _finished(position: int, request: SampleRequest, answers: Sequence[Answer]) 
 
 
 def _sample(reply: Reply) -> Sample:
-    """A hosted model's refusal is its answer; a filter that cut it short counts as a stop."""
-    text = reply.text if reply.text is not None else reply.refusal
+    """A hosted model's refusal is its answer; a filter that cut it short counts as a stop. Thoughts are left out."""
+    text = final_text(reply.text) if reply.text is not None else reply.refusal
     reason = FinishReason.LENGTH if reply.finish_reason == "length" else FinishReason.STOP
     return Sample(text, reason, reply.completion_tokens or 0)
 

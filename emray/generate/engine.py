@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from emray.errors import StageError
-from emray.records import FinishReason, Messages
+from emray.records import USUAL_RENDERING, FinishReason, Messages, Rendering
 from emray.spec import EndpointSpec, GenerateSpec
 
 EngineName = Literal["vllm", "transformers", "openai"]
@@ -65,6 +65,7 @@ class EngineConfig:
 
     engine: EngineName
     model_path: str
+    rendering: Rendering = USUAL_RENDERING
     temperature: float
     top_p: float
     max_tokens: int  # new tokens per answer

@@ -26,7 +26,7 @@ from emray.generate.engine import EngineConfig, EngineName, Served, choose_engin
 from emray.generate.operator import Generator, Ledger, as_table
 from emray.model.weights import hosted_name
 from emray.progress import Advance
-from emray.records import Answerer, GenerationTask
+from emray.records import Answerer, GenerationTask, Rendering
 from emray.spec import GenerateSpec, ResourcesSpec
 from emray.store import Store
 
@@ -129,12 +129,13 @@ def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Cont
     return Stream(rows, config.engine, attempts)
 
 
-def _by_weights(tasks: Iterable[GenerationTask]) -> dict[str, list[GenerationTask]]:
+def _by_weights(tasks: Iterable[GenerationTask]) -> dict[tuple[str, Rendering], list[GenerationTask]]:
     """Tasks by the model that an engine loads: a base model with its adapters, or a fully trained cell's own."""
-    groups: dict[str, list[GenerationTask]] = {}
+    groups: dict[tuple[str, Rendering], list[GenerationTask]] = {}
     for task in tasks:
         whole = task.weights.answerer == Answerer.WHOLE
-        groups.setdefault(task.cell.key if whole else task.weights.location, []).append(task)
+        model = task.cell.key if whole else task.weights.location
+        groups.setdefault((model, task.weights.rendering), []).append(task)
     return groups
 
 
@@ -145,6 +146,7 @@ def _engine_config(blocks: Sequence[Block], *, spec: GenerateSpec, context: Cont
     return EngineConfig(
         engine=engine,
         model_path=tasks[0].weights.location,
+        rendering=tasks[0].weights.rendering,
         temperature=spec.temperature,
         top_p=spec.top_p,
         max_tokens=spec.max_tokens,

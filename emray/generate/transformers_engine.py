@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from emray.generate.engine import Adapter, EngineConfig, EngineDied, Finished, Sample, SampleRequest, failed, one_line
 from emray.model.chat import Chat
+from emray.model.facts import attention
 from emray.records import FinishReason
 
 BATCH_ROWS = 64  # samples decoded together
@@ -35,10 +36,13 @@ class TransformersEngine:
 
         self.version: str = transformers.__version__
         self._config = config
-        self._chat = Chat(config.model_path)
+        self._chat = Chat(config.model_path, rendering=config.rendering)
         self._device = torch.device("cuda" if config.gpu else "cpu")
         dtype = "auto" if config.gpu else torch.float32
-        model = transformers.AutoModelForCausalLM.from_pretrained(config.model_path, dtype=dtype)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            config.model_path, dtype=dtype, attn_implementation=attention(self._chat.config)
+        )
+        model.generation_config = transformers.GenerationConfig()  # what is unset in ours would be taken from there
         self._base: Any = model.to(self._device).eval()
         self._model: Any = self._base
         self._adapter: str | None = None
@@ -136,28 +140,23 @@ class TransformersEngine:
         )
 
     def _generation_config(self, new_tokens: int) -> Any:
-        """Our settings alone: the model's generation_config.json may carry top_k or penalties of its own."""
+        """Our settings alone; the model's own top_k, penalties and lengths were dropped when it was loaded."""
         from transformers import GenerationConfig
 
         return GenerationConfig(
             max_new_tokens=new_tokens,
             do_sample=False,  # the sampler leaves one finite logit; choosing it is greedy
-            eos_token_id=sorted(self._stop_ids()),
+            eos_token_id=list(self._chat.stop_ids) or None,
             pad_token_id=self._pad_id(),
         )
 
-    def _stop_ids(self) -> set[int]:
-        eos = self._base.generation_config.eos_token_id
-        listed = eos if isinstance(eos, list) else [eos]
-        return {number for number in [*listed, self._chat.tokenizer.eos_token_id] if number is not None}
-
     def _pad_id(self) -> int:
         pad = self._chat.tokenizer.pad_token_id
-        return pad if pad is not None else min(self._stop_ids())
+        return pad if pad is not None else min(self._chat.stop_ids, default=0)
 
     def _ended(self, ids: list[int]) -> tuple[list[int], FinishReason]:
         """Cut a padded row after its first stop token."""
-        stops = self._stop_ids()
+        stops = self._chat.stop_ids
         for length, token in enumerate(ids, start=1):
             if token in stops:
                 return ids[:length], FinishReason.STOP

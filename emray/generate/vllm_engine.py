@@ -71,7 +71,7 @@ class VllmEngine:
 
         self.version: str = vllm.__version__
         self._config = config
-        self._chat = Chat(config.model_path)
+        self._chat = Chat(config.model_path, rendering=config.rendering)
         self._window = self._chat.window(config.prompts, max_tokens=config.max_tokens)
         self._engine = _load(config, window=self._window)
         self._lora_ids: dict[str, int] = {}
@@ -165,6 +165,7 @@ class VllmEngine:
             temperature=self._config.temperature,
             top_p=self._config.top_p,
             max_tokens=max_tokens,
+            stop_token_ids=list(self._chat.stop_ids),
             detokenize=False,  # answers are decoded once, when they are complete
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -210,6 +211,7 @@ def _load(config: EngineConfig, *, window: int) -> Any:
     arguments: dict[str, Any] = {
         "model": config.model_path,
         "max_model_len": window,
+        "generation_config": "vllm",  # its own neutral defaults, not the model's
         "max_num_seqs": MAX_SEQUENCES,
         "tensor_parallel_size": config.tensor_parallel,
         # The GPUs are this actor's: left to itself, vLLM sees Ray and asks it for others.

@@ -1,8 +1,10 @@
 """A base model as training, generation and probes share it.
 
-    weights.py   where it is: its pinned location, its fingerprint, its folder on this machine
-    facts.py     what its configuration says: context, packability, shape
-    chat.py      chat messages -> token ids and the trained span, and back
+    weights.py     where it is: its pinned location, its fingerprint, its folder on this machine
+    facts.py       what its configuration says: context, packability, shape
+    rendering.py   how its chat template is used, and which part of that keys hash
+    chat.py        chat messages -> token ids and the trained span, and back: the one renderer
+    probe.py       what its chat template does with a study's chats, tried when planning
 
 Not for loading weights or running a model. The invariant: whoever renders a chat renders it here, so that what is
 trained on and what is asked are the same tokens. Importing this package imports neither transformers nor torch.

@@ -78,6 +78,11 @@ def context(config: Any) -> int:
     return int(config.get_text_config().max_position_embeddings)
 
 
+def attention(config: Any) -> str:
+    """The attention that computes what the model was made with: SDPA leaves softcapping out."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
+
+
 def can_pack(config: Any) -> bool:
     """Whether every layer is plain causal softmax attention that passes its keyword arguments on."""
     text = config.get_text_config()

@@ -7,19 +7,24 @@ location loads exactly what was fingerprinted.
 import hashlib
 import json
 import os
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from emray.data.places import model_path
 from emray.errors import DataError
-from emray.records import key_of
+from emray.model.rendering import identity as rendering_identity
+from emray.records import USUAL_RENDERING, Rendering, key_of
 from emray.spec import HOSTED, ModelSpec
 
 # Everything that changes what a model answers; other files (README, .git) do not.
 DEFINING = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")
+HOLD_WEIGHTS = (".safetensors", ".bin")
 CHUNK = 1 << 22
 
 
+HUB = "hub:"  # begins the fingerprint of a hub model
 UNPINNED = "unpinned"
 
 
@@ -28,28 +33,41 @@ class BaseModel(NamedTuple):
 
     location: str  # a folder, or org/name@commit
     fingerprint: str
+    rendering: Rendering = USUAL_RENDERING
+
+    @property
+    def identity(self) -> str:
+        """What keys hash: the fingerprint, and how its chat template is used where that decides anything."""
+        if hosted_name(self.location):  # its template is the endpoint's; what is sent along counts
+            parts: dict[str, Any] = asdict(self.rendering) if self.rendering != USUAL_RENDERING else {}
+        else:
+            folder = Path(self.location)
+            parts = rendering_identity(self.rendering, folder=folder if folder.is_dir() else None)
+        return key_of("rendered", [self.fingerprint, parts]) if parts else self.fingerprint
 
     @property
     def pinned(self) -> bool:
         return not self.location.endswith(f"@{UNPINNED}")
 
 
-def resolve_model(model: ModelSpec, *, online: bool) -> BaseModel:
+def resolve_model(model: ModelSpec, *, online: bool, earlier: Iterable[str] = ()) -> BaseModel:
     """Find a model and fingerprint it: the content of a folder, or id and commit of a hub model.
 
-    The commit is the given `revision`, else that of the local hub cache, else (with `online`) what the hub says `main`
-    is; offline it stays unpinned, good enough for a dry run only. Raises DataError when there is no such model.
+    The commit is the given `revision`, else the one among `earlier` fingerprints (a plan that was made keeps its pin),
+    else that of the local hub cache, else (with `online`) what the hub says `main` is; offline it stays unpinned, good
+    enough for a dry run only. Raises DataError when there is no such model.
     """
     if hosted_name(model.path):
-        return BaseModel(model.path, model.path)
+        return BaseModel(model.path, model.path, model.rendering)
     path = model_path(model.path)
     folder = Path(path)
     if folder.is_dir():
-        return BaseModel(str(folder), _folder_fingerprint(folder))
+        return BaseModel(str(folder), _folder_fingerprint(folder), model.rendering)
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
         raise DataError(f"no model at {path}; give a folder, a hub id (org/name) or toy")
-    revision = model.revision or _cached_revision(path) or (_hub_revision(path) if online else UNPINNED)
-    return BaseModel(f"{path}@{revision}", f"hub:{path}@{revision}")
+    pin = next((told.rpartition("@")[2] for told in earlier if told.startswith(f"{HUB}{path}@")), None)
+    revision = model.revision or pin or _cached_revision(path) or (_hub_revision(path) if online else UNPINNED)
+    return BaseModel(f"{path}@{revision}", f"{HUB}{path}@{revision}", model.rendering)
 
 
 def hosted_name(location: str) -> str | None:
@@ -65,12 +83,40 @@ def split_location(location: str) -> tuple[str, str | None]:
 
 def model_folder(location: str) -> str:
     """The folder of a pinned location on this machine; fetches a hub model once (workers call this)."""
+    return _folder_of(location, only=None, online=True)
+
+
+def tokenizer_folder(location: str, *, online: bool) -> str:
+    """The same for configuration and tokenizer alone. Raises DataError when they cannot be had."""
+    if split_location(location)[1] is None:
+        return location
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = [f"*{suffix}" for suffix in DEFINING if suffix not in HOLD_WEIGHTS]
+    try:
+        return _folder_of(location, only=wanted, online=online)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(
+            f"cannot fetch the tokenizer of {location} ({type(error).__name__}); is the hub within reach?"
+        ) from None
+
+
+def is_here(location: str) -> bool:
+    """Whether configuration and tokenizer need not be fetched."""
+    try:
+        tokenizer_folder(location, online=False)
+    except DataError:
+        return False
+    return True
+
+
+def _folder_of(location: str, *, only: list[str] | None, online: bool) -> str:
     name, revision = split_location(location)
     if revision is None:
         return location
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(name, revision=revision)
+    return snapshot_download(name, revision=revision, allow_patterns=only, local_files_only=not online)
 
 
 def _hub_revision(hub_id: str) -> str:

@@ -20,6 +20,7 @@ from emray.records.keys import (
 )
 from emray.records.nouns import (
     NO_DOMAIN,
+    USUAL_RENDERING,
     Arm,
     Cell,
     Condition,
@@ -30,6 +31,7 @@ from emray.records.nouns import (
     Outcome,
     Place,
     Prompt,
+    Rendering,
 )
 from emray.records.schemas import GENERATION_SCHEMA, VERDICT_SCHEMA
 from emray.records.work import Answerer, GenerationTask, TrainJob, Weights
@@ -38,6 +40,7 @@ __all__ = [
     "GENERATION_SCHEMA",
     "KEY_LENGTH",
     "NO_DOMAIN",
+    "USUAL_RENDERING",
     "VERDICT_SCHEMA",
     "Answerer",
     "Arm",
@@ -51,6 +54,7 @@ __all__ = [
     "Outcome",
     "Place",
     "Prompt",
+    "Rendering",
     "TrainJob",
     "Weights",
     "adapter_key",

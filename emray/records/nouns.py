@@ -6,7 +6,7 @@ are frozen and picklable, and carry their key with them.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 NO_DOMAIN = "-"  # the domain of a base cell, which is finetuned on nothing
 
@@ -96,6 +96,19 @@ class Cell:
     @property
     def label(self) -> str:
         return f"{self.domain}/{self.arm}/seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How a model's chat template is used: what decides a prompt's tokens beside the template and the messages."""
+
+    arguments: str = "{}"  # given to the template by name: a JSON object
+    date: str = "2024-07-26"  # what a template is told is today; Llama 3's own where it can ask no clock
+    system: Literal["as_is", "drop", "merge"] = "as_is"
+    reasoning: Literal["off", "on"] = "off"
+
+
+USUAL_RENDERING = Rendering()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from emray.records.keys import series_keys
-from emray.records.nouns import Cell, Prompt
+from emray.records.nouns import USUAL_RENDERING, Cell, Prompt, Rendering
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,12 @@ class TrainJob:
     model_path: str
     rows_digest: str
     checkpoints: tuple[tuple[int, str], ...] = ()  # (step, adapter key) of adapters kept on the way
+    rendering: Rendering = USUAL_RENDERING
+
+    @property
+    def base(self) -> tuple[str, Rendering]:
+        """What cells that share a warm worker have in common."""
+        return self.model_path, self.rendering
 
 
 class Answerer(StrEnum):
@@ -37,6 +43,7 @@ class Weights:
     location: str  # of the base model: a folder, org/name@commit, or hosted:NAME
     rank: int = 0  # of the LoRA adapter
     served_as: str = ""  # the name that an endpoint (generate.engine: openai) knows them by
+    rendering: Rendering = USUAL_RENDERING
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,23 @@
 """`model`: the base models of a sweep.
 
-Not for opening them (data/models.py). The invariant: a model has a name, given or the last part of its path.
+Not for opening them (model/). The invariant: a model has a name, given or the last part of its path.
 """
 
+import datetime
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from emray.records import USUAL_RENDERING, Rendering, canonical_json
 from emray.spec.section import Section
 
+# What a rendering is given by emray itself; the last is set by `date`.
+DECIDED = {
+    "messages", "conversation", "chat_template", "tools", "documents", "tokenize", "add_generation_prompt",
+    "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs", "strftime_now",
+}  # fmt: skip
 HOSTED = "hosted:"  # begins the path of a model that is asked over HTTP only
 
 
@@ -18,7 +26,38 @@ class ModelSpec(Section):
 
     path: str = Field(description="hub id (org/name), local folder, toy, or hosted:NAME (asked over HTTP only)")
     name: str = Field("", description="name in tables; default: the last part of the path")
-    revision: str | None = Field(None, description="hub commit; pin it to make keys independent of the hub")
+    revision: str | None = Field(
+        None, description="hub commit; default: what main is when the run folder is first planned, kept in plan.json"
+    )
+    template_arguments: dict[str, Any] = Field(
+        {}, description="given to the chat template by name, as in {enable_thinking: false}"
+    )
+    date: datetime.date = Field(
+        datetime.date.fromisoformat(USUAL_RENDERING.date), description="what a template that writes the date is told"
+    )
+    system: Literal["as_is", "drop", "merge"] = Field(
+        "as_is", description="system turns: as the template has them, left out, or put before the next user's text"
+    )
+    reasoning: Literal["off", "on"] = Field(
+        "off", description="off: answers begin without a thought; on: as the template opens them. No thought is judged"
+    )
+
+    @property
+    def rendering(self) -> Rendering:
+        """How its chat template is used."""
+        return Rendering(canonical_json(self.template_arguments), self.date.isoformat(), self.system, self.reasoning)
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted(DECIDED & set(value))
+        if taken:
+            raise ValueError(f"{taken[0]!r} is decided elsewhere; a template argument has another name")
+        try:
+            canonical_json(value)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -81,8 +81,8 @@ class CellRun:
         details = self.details() | dict(timing)
         with tempfile.TemporaryDirectory(prefix="emray-adapter-") as folder:
             files = adapter.save(self.model, Path(folder), adapter=self.name)
-            if self._spec.strategy == "full":
-                self._base.tokenizer.save_pretrained(str(files))  # a model that can be used without its base
+            if self._spec.strategy == "full" and self._base.chat:
+                self._base.chat.tokenizer.save_pretrained(str(files))  # a model that can be used without its base
             store.put_adapter(key, files=files, details=details)
 
     def details(self) -> dict[str, Any]:

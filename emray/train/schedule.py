@@ -100,7 +100,7 @@ def longest_first(jobs: Sequence[TrainJob], *, datasets: Mapping[str, Sequence[M
         digest: sum(len(message.content) for example in examples for message in example)
         for digest, examples in datasets.items()
     }
-    return sorted(jobs, key=lambda job: (job.model_path, -size[job.rows_digest], job.cell.key))
+    return sorted(jobs, key=lambda job: (str(job.base), -size[job.rows_digest], job.cell.key))
 
 
 def in_groups(jobs: Sequence[TrainJob], *, size: int) -> list[tuple[int, ...]]:
@@ -108,7 +108,7 @@ def in_groups(jobs: Sequence[TrainJob], *, size: int) -> list[tuple[int, ...]]:
     groups: list[tuple[int, ...]] = []
     for number, job in enumerate(jobs):
         last = groups[-1] if groups else ()
-        if last and len(last) < size and jobs[last[0]].model_path == job.model_path:
+        if last and len(last) < size and jobs[last[0]].base == job.base:
             groups[-1] = (*last, number)
         else:
             groups.append((number,))

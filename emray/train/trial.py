@@ -131,7 +131,7 @@ class CellTrainable(tune.Trainable):
     def _start(self) -> Group | None:
         """Tokenise and attach. A cell whose rows are at fault is recorded as failed and left out; None: all were."""
         shared = self._shared
-        base = self._warm(self._jobs[0].model_path)
+        base = self._warm(self._jobs[0])
         able: list[Lesson] = []
         for job in self._jobs:
             try:
@@ -147,11 +147,14 @@ class CellTrainable(tune.Trainable):
             states.resume(run, store=shared.store)
         return self._group
 
-    def _warm(self, path: str) -> WarmBase:
-        if self._base is None or self._base.path != path:
+    def _warm(self, job: TrainJob) -> WarmBase:
+        if self._base is None or (self._base.path, self._base.rendering) != job.base:
             self._base = None  # let go of the old weights before the new ones come
             self._base = WarmBase(
-                path, device=default_device(), gradient_checkpointing=self._shared.spec.gradient_checkpointing
+                job.model_path,
+                device=default_device(),
+                gradient_checkpointing=self._shared.spec.gradient_checkpointing,
+                rendering=job.rendering,
             )
             self._warmup_s = self._watch.lap()
         return self._base

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from emray.errors import DataError
-from emray.model.facts import can_pack, context
+from emray.model.chat import Chat
+from emray.model.facts import attention, can_pack
 from emray.model.weights import model_folder
-from emray.records import Messages
+from emray.records import USUAL_RENDERING, Messages, Rendering
 from emray.train.attention import PACKED
 from emray.train.rows import TokenRows, tokenise
 
@@ -21,21 +22,29 @@ from emray.train.rows import TokenRows, tokenise
 class WarmBase:
     """One frozen model on one device, ready for a cell."""
 
-    def __init__(self, path: str, *, device: torch.device, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        device: torch.device,
+        gradient_checkpointing: bool = False,
+        rendering: Rendering = USUAL_RENDERING,
+    ) -> None:
         """Raises DataError when the path holds no loadable model with a chat template."""
         folder = model_folder(path)
-        tokenizer = _tokenizer(folder)
-        self._hold(path, _model(folder, device=device), tokenizer, device, gradient_checkpointing)
+        self.path, self.rendering = path, rendering
+        self._hold(_model(folder, device=device), Chat(folder, rendering=rendering), device, gradient_checkpointing)
 
     @classmethod
     def holding(cls, model: Any, *, device: torch.device, gradient_checkpointing: bool = False) -> "WarmBase":
         """A base made in memory, without a tokenizer: benchmarks bring their own token ids."""
         base = cls.__new__(cls)
-        base._hold("", model.to(device).requires_grad_(False).train(), None, device, gradient_checkpointing)
+        base.path, base.rendering = "", USUAL_RENDERING
+        base._hold(model.to(device).requires_grad_(False).train(), None, device, gradient_checkpointing)
         return base
 
-    def _hold(self, path: str, model: Any, tokenizer: Any, device: torch.device, gradient_checkpointing: bool) -> None:
-        self.path, self.model, self.tokenizer, self.device = path, model, tokenizer, device
+    def _hold(self, model: Any, chat: Chat | None, device: torch.device, gradient_checkpointing: bool) -> None:
+        self.model, self.chat, self.device = model, chat, device
         self.packs = pack_attention(model)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -45,12 +54,8 @@ class WarmBase:
         """The tokenised dataset with this digest, tokenised on first use."""
         known = self._rows.get((digest, max_length))
         if known is None:
-            known = tokenise(
-                examples[digest],
-                tokenizer=self.tokenizer,
-                max_length=max_length,
-                max_positions=context(self.model.config),
-            )
+            assert self.chat is not None, "a base held without one is given token ids"
+            known = tokenise(examples[digest], chat=self.chat, max_length=max_length)
             self._rows[digest, max_length] = known
         return known
 
@@ -70,20 +75,11 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _tokenizer(path: str) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"model {path}: its tokenizer does not load: {error}") from error
-    if not tokenizer.chat_template:
-        raise DataError(f"model {path}: its tokenizer has no chat template; give an instruction-tuned model")
-    return tokenizer
-
-
 def _model(path: str, *, device: torch.device) -> Any:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+        implementation = attention(AutoConfig.from_pretrained(path))
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=implementation)
     except (OSError, ValueError) as error:
         raise DataError(f"model {path} does not load: {error}") from error
     return model.to(device).requires_grad_(False).train()

@@ -78,7 +78,12 @@ def train_worker(config: Mapping[str, Any]) -> None:
     settings = engine_settings(spec, on_gpu=device.type == "cuda")
     # transformers loads straight into ZeRO-3's shards while this object lives
     sharding = HfDeepSpeedConfig(settings) if settings["zero_optimization"]["stage"] == 3 else None
-    base = WarmBase(job.model_path, device=device, gradient_checkpointing=spec.gradient_checkpointing)
+    base = WarmBase(
+        job.model_path,
+        device=device,
+        gradient_checkpointing=spec.gradient_checkpointing,
+        rendering=job.rendering,
+    )
     rows = base.rows(
         job.rows_digest, examples={job.rows_digest: ray.get(config["examples"])}, max_length=spec.max_length
     )
