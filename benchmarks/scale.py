@@ -43,6 +43,12 @@ ROWS_AN_ENGINE = 512  # answers of a block
 ROWS_A_JUDGE = 256  # verdicts of a batch
 WORDS = 40  # of an answer
 WATCH_S = 0.02
+DETAILS = {
+    "losses": [[step, 1 / step] for step in range(1, 121)],
+    "num_steps": 120,
+    "final_loss": 1 / 120,
+    "wall_s": 4.0,
+}
 
 
 class Cost(NamedTuple):
@@ -148,7 +154,7 @@ def write_study(store: Store, made: Plan) -> None:
         files = Path(folder)
         (files / "adapter_config.json").write_text("{}\n")
         for key in made.jobs:
-            store.put_adapter(key, files=files, details={"wall_s": 4.0, "num_steps": 120, "final_loss": 1.0})
+            store.put_adapter(key, files=files, details=DETAILS)
     questions = {question.id: question for question in made.questions}
     for rows in _blocks(made, rng):
         table = pa.Table.from_pylist(rows, schema=GENERATION_SCHEMA)

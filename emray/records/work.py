@@ -46,7 +46,7 @@ class Weights:
     rendering: Rendering = USUAL_RENDERING
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GenerationTask:
     """A contiguous run of samples of one prompt from one cell: samples first_sample .. first_sample + num_samples - 1.
 

@@ -84,9 +84,10 @@ class Adapters:
     def _index(self) -> dict[str, AdapterRecord]:
         """Of trained adapters alone: a failed one may be trained again."""
         try:
-            table = pq.read_table(pa.BufferReader(self._files.read_bytes(INDEX)))
+            content = self._files.read_bytes(INDEX)
         except FileNotFoundError:
             return {}
+        table = pq.ParquetFile(pa.BufferReader(content)).read()  # not pq.read_table, which imports pandas
         rows = zip(table["key"].to_pylist(), table["details"].to_pylist(), strict=True)
         return {key: AdapterRecord(key, "trained", json.loads(details)) for key, details in rows}
 
