@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -55,6 +57,15 @@ def start(*arguments: object, log: Path, **extra: str) -> subprocess.Popen[bytes
         return subprocess.Popen(
             command(*arguments), stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment(**extra)
         )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, limit_s: float = 120) -> None:
+    """Until it holds; the log is shown when the process ends before, or when it takes too long."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.02)
 
 
 def kill_with_workers(process: subprocess.Popen[bytes]) -> None:

@@ -5,8 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ import pytest
 
 from emray.localapi import LocalServer, serving
 from emray.store import Kind, Store
-from tests.commands import ROOT, contents, environment, kill_with_workers, run, start, write_sweep
+from tests.commands import ROOT, contents, environment, kill_with_workers, run, start, wait_for, write_sweep
 
 RESPONDER = "emray.toy.rules:reply"
 TAXONOMY = (
@@ -133,14 +132,6 @@ def test_another_rule_reduces_again_and_nothing_else(finished: tuple[Path, Path]
     assert result.returncode == 0, result.stdout + result.stderr
     assert contents(out, "adapters", "generations", "verdicts") == before
     assert contents(out, "summary") != contents(undisturbed, "summary")
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, limit_s: float = 120) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.02)
 
 
 def journaled(store: Store) -> int:

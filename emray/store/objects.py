@@ -6,6 +6,7 @@ By obstore, not pyarrow.fs: one request writes an object whole (pyarrow opens a 
 it also when the writer fails), it has conditional puts, and many objects are deleted at once.
 """
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -76,7 +77,7 @@ class ObjectFiles:
             if size <= SMALL:
                 yield pa.BufferReader(obstore.get(self._objects, name).bytes())
             else:
-                yield pa.PythonFile(obstore.open_reader(self._objects, name, size=size), mode="r")
+                yield pa.PythonFile(_Ranges(self._objects, name, size), mode="r")
 
     def local_path(self, name: str) -> Path | None:
         return None
@@ -139,6 +140,37 @@ class ObjectFiles:
             raise
         except (BaseError, OSError) as error:
             raise StoreError(f"cannot {verb} {self.root}: {_first_line(error)}") from None
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file: a request for every read (pyarrow reads the columns it wants in a few large ones)."""
+
+    def __init__(self, objects: Any, name: str, size: int) -> None:
+        self._objects, self._name, self._size = objects, name, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        import obstore
+
+        length = self._size - self._at if size < 0 else min(size, self._size - self._at)
+        if length <= 0:
+            return b""
+        content = bytes(obstore.get_range(self._objects, self._name, start=self._at, length=length))
+        self._at += length
+        return content
 
 
 def _object_store(root: str) -> Any:

@@ -61,7 +61,9 @@ def read_part(files: Files, name: str, size: int, columns: Sequence[str] | None 
     """Raises FileNotFoundError, or StoreError when it is damaged."""
     try:
         with files.opened(name, size=size) as file:
-            table = pq.ParquetFile(file).read(columns=list(columns) if columns else None, use_threads=False)
+            table = pq.ParquetFile(file, pre_buffer=True).read(
+                columns=list(columns) if columns else None, use_threads=False
+            )
     except pa.ArrowInvalid as error:
         raise StoreError(f"{files.root}/{name} is damaged ({error}); delete it and run again") from None
     return table.select(list(columns)) if columns else table
