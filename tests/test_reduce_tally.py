@@ -155,6 +155,23 @@ def test_the_order_of_parts_does_not_change_a_byte(tmp_path):
     assert len(names) >= 8
 
 
+def test_compaction_changes_no_count_and_hides_no_engine(tmp_path):
+    store = reduced(tmp_path, SMALL)
+    before = store.read_bytes("summary/cells.parquet"), store.read_bytes("summary/taxonomy.csv")
+    rows = store.read_rows(Kind.GENERATIONS)
+    other = [text.replace("synthetic", "other") for text in rows["provenance"].to_pylist()[:50]]
+    number = rows.schema.get_field_index("provenance")
+    for name in store.part_names(Kind.GENERATIONS):
+        store.delete(name)
+    store.write_rows(Kind.GENERATIONS, rows.slice(0, 50).set_column(number, "provenance", [other]))
+    store.write_rows(Kind.GENERATIONS, rows.slice(50))
+    store.settle()
+    assert [len(store.part_names(kind)) for kind in Kind] == [1, 1]
+    reduce.run(store)
+    assert (store.read_bytes("summary/cells.parquet"), store.read_bytes("summary/taxonomy.csv")) == before
+    assert store.read_json("summary/summary.json")["generation"]["engines"] == ["other 1", "synthetic 1"]
+
+
 def test_a_failed_cell_stays_in_every_table(tmp_path):
     truth = dataclasses.replace(
         SMALL, failed=frozenset(("gore_movie_trivia", Arm.BACKDOOR, seed) for seed in SMALL.seeds)

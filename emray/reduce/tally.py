@@ -7,6 +7,7 @@ answer counts once, however often its rows were written, and the sums do not dep
 import csv
 import io
 import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -128,14 +129,17 @@ def _read_generations(store: Store, wanted: Wanted) -> _Generations:
         failed[position] = mask(pc.is_in(part["finish_reason"], value_set=pa.array(_FAILED)))[found]
         formats[position] = answer_formats(part["answer"])[found]
         tokens[position] = integers(part["num_tokens"])[found]
-        if found.any():  # a part is written by one engine: its first row tells which
-            engines.add(_engine(part["provenance"][int(np.argmax(found))].as_py()))
+        engines.update(_engines(part["provenance"].filter(pa.array(found))))
     return _Generations(present, failed, formats, int(tokens.sum(dtype=np.int64)), tuple(sorted(engines)))
 
 
-def _engine(provenance: str | None) -> str:
-    """`engine version` from a row's provenance JSON."""
-    facts = json.loads(provenance or "{}")
+def _engines(provenance: pa.ChunkedArray) -> set[str]:
+    """`engine version` of every row, from its JSON; only the sampling seed differs between rows of one engine."""
+    alike = pc.replace_substring_regex(provenance, r'"seed": ?\d+', '"seed": 0')
+    return {_engine(json.loads(text or "{}")) for text in pc.unique(alike).to_pylist()}
+
+
+def _engine(facts: Mapping[str, str]) -> str:
     return " ".join(str(facts[name]) for name in ("engine", "version") if facts.get(name)) or "unknown"
 
 
