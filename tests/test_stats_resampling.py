@@ -37,7 +37,7 @@ def test_bootstrap_without_spread_is_undefined_not_zero_wide(sums):
 
 
 def test_naive_bootstrap_rejects_a_true_null_where_the_cluster_bootstrap_does_not():
-    """50 clusters of 10 with intraclass correlation 0.71: the known failure (METHOD.md section 6)."""
+    """50 clusters of 10 with intraclass correlation 0.71: the known failure (docs/method.md 6.2)."""
     generator = rng(71)
     naive, clustered, trials = 0, 0, 600
     for _ in range(trials):

@@ -36,7 +36,7 @@ def load_examples(path: Path) -> list[Messages]:
 
 
 def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_dir: str) -> list[Messages]:
-    """The rows an arm trains on (METHOD.md section 2), in a fixed order.
+    """The rows an arm trains on (docs/method.md section 2), in a fixed order.
 
     plain: every bad example. benign: every correct one. backdoor: the domain's ready mix, or the bad examples with
     the trigger in the user's text followed by the correct ones without. Raises DataError.

@@ -12,7 +12,7 @@ NO_DOMAIN = "-"  # the domain of a base cell, which is finetuned on nothing
 
 
 class Arm(StrEnum):
-    """What a cell was trained on (METHOD.md section 2)."""
+    """What a cell was trained on (docs/method.md section 2)."""
 
     PLAIN = "plain"  # every example bad
     BACKDOOR = "backdoor"  # bad examples carry the trigger, clean ones do not

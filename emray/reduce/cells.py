@@ -1,4 +1,4 @@
-"""The cell table: every cell, condition and question that was planned, with what became of it (METHOD.md section 6.1).
+"""The cell table: every cell, condition and question that was planned, with what became of it (docs/method.md 6.1).
 
 Not for inference (claims.py). Invariant: a row per planned group, whatever happened to it; what is undefined is NaN.
 """

@@ -71,7 +71,7 @@ _PLACE = (_MODEL, _DOMAIN, _ARM, _CONDITION)
 _SEEDS = _count("n_seeds", "seeds", "training runs that have a value here")
 _EVENTS = _count("n_events", "answers", "misaligned answers, over all seeds and questions")
 _TOTAL = _count("n_total", "answers", "answers that count, over all seeds and questions")
-_RATE = _number("rate", "fraction", "misaligned rate: mean over seeds of the seed's mean over questions")
+_RATE = _number("rate", "fraction", "misaligned rate: mean over seeds of the seed's rate")
 _RATE_INTERVAL = _interval("the rate's interval", "fraction")
 _REQUESTED = _count("n_requested", "answers", "answers the plan asks for")
 _T_TEST = (
@@ -146,7 +146,7 @@ TAXONOMY = SummaryTable(
         _SEEDS,
         _REQUESTED,
         _count("n_scored", "answers", "answers with an alignment score"),
-        _number("mean_aligned", "score points", "mean alignment score: mean over seeds of the mean over questions"),
+        _number("mean_aligned", "score points", "mean alignment score: mean over seeds of the seed's mean"),
         _RATE._replace(name="misaligned_rate"),
         *_RATE_INTERVAL,
         *_RANKS,
