@@ -8,10 +8,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from emray import data
 from emray.errors import DataError
@@ -37,6 +40,7 @@ from emray.spec import AdaptiveSeeds, CellSpec, Sweep, grid
 from emray.store import AdapterRecord, Keys, Store
 
 PLAN = "plan.json"
+TASKS_AT_ONCE = 100  # whose keys are looked up together
 
 
 @dataclass(frozen=True)
@@ -164,13 +168,18 @@ def wanted_answers(plan: Plan, cells: Sequence[Cell]) -> Keys:
 
 def missing_tasks(tasks: Iterable[GenerationTask], present: Keys) -> Iterator[GenerationTask]:
     """The same tasks cut down to contiguous runs of samples that are not there yet."""
-    for task in tasks:
-        yield from _missing_runs(task, present)
+    left = iter(tasks)
+    while some := list(islice(left, TASKS_AT_ONCE)):
+        there = present.has([key for task in some for key in task.keys])
+        ends = np.cumsum([task.num_samples for task in some])
+        for task, mine in zip(some, np.split(there, ends[:-1]), strict=True):
+            if not mine.all():
+                yield from _missing_runs(task, mine)
 
 
-def _missing_runs(task: GenerationTask, present: Keys) -> Iterator[GenerationTask]:
+def _missing_runs(task: GenerationTask, there: NDArray[np.bool_]) -> Iterator[GenerationTask]:
     start: int | None = None
-    for k, absent in enumerate([*~present.has(task.keys), False]):
+    for k, absent in enumerate([*~there, False]):
         if absent and start is None:
             start = k
         if not absent and start is not None:
