@@ -48,7 +48,7 @@ def emray(settings: Settings, prompts: Answers) -> Work:
     from emray.endpoint.reply import Request
     from emray.endpoint.worker import Worker
     from emray.judge.tasks import canonical_request, follow_up
-    from emray.judge.verdicts import JudgeRequest, judge_batch, warm_up
+    from emray.judge.verdicts import Judge, JudgeRequest, Target, judge_batch, warm_up
     from emray.records import Message
     from emray.spec import JudgeSpec
     from emray.store import Kind, Store
@@ -76,13 +76,16 @@ def emray(settings: Settings, prompts: Answers) -> Work:
     store = Store(settings["store"])
     worker = Worker(spec, store=store, base_url=settings["base_url"], port=port, follow_up=follow_up(spec))
     requests = [
-        JudgeRequest(Request(key, canonical_request(spec, (Message("user", text),)), "aligned"), [(key, "aligned")])
+        JudgeRequest(
+            Request(key, canonical_request(spec, (Message("user", text),)), "aligned"), [Target(key, "aligned", "")]
+        )
         for key, text in prompts.items()
     ]
     warm_up()
 
     def work() -> Callable[[], Answers]:
-        judge_batch(requests, ask=worker.answers, store=store, judge=spec.model)  # replies journaled, verdicts written
+        # replies journaled, verdicts written
+        judge_batch(requests, ask=worker.answers, store=store, judge=Judge.of(spec))
         return read
 
     def read() -> Answers:

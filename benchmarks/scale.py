@@ -26,10 +26,9 @@ import psutil
 import pyarrow as pa
 import yaml
 
-from emray.data import Question
 from emray.endpoint.reply import Answer, Reply
 from emray.judge.tasks import tasks_of
-from emray.judge.verdicts import by_key, judge_requests, verdict_rows
+from emray.judge.verdicts import Judge, by_key, judge_requests, verdict_rows
 from emray.plan import Plan, generation_tasks, make_plan
 from emray.records import GENERATION_SCHEMA, FinishReason, GenerationTask, prompt_text
 from emray.spec import load_sweep
@@ -155,11 +154,10 @@ def write_study(store: Store, made: Plan) -> None:
         (files / "adapter_config.json").write_text("{}\n")
         for key in made.jobs:
             store.put_adapter(key, files=files, details=DETAILS)
-    questions = {question.id: question for question in made.questions}
     for rows in _blocks(made, rng):
         table = pa.Table.from_pylist(rows, schema=GENERATION_SCHEMA)
         store.write_rows(Kind.GENERATIONS, table)
-        for verdicts in _verdicts(made, rows, questions, rng):
+        for verdicts in _verdicts(made, table, rng):
             store.write_rows(Kind.VERDICTS, verdicts)
     for stage in ("train", "generate", "judge"):
         store.log_stage(stage, started_s=1.0, wall_s=60.0, details={"planned": 1})
@@ -193,17 +191,15 @@ def _answers(task: GenerationTask, rng: np.random.Generator) -> Iterator[dict[st
         yield shared | {"key": key, "sample": sample, "answer": answer, "provenance": provenance}
 
 
-def _verdicts(
-    made: Plan, rows: Sequence[dict[str, object]], questions: dict[str, Question], rng: np.random.Generator
-) -> Iterator[list[dict[str, object]]]:
+def _verdicts(made: Plan, answers: pa.Table, rng: np.random.Generator) -> Iterator[list[dict[str, object]]]:
     """Verdict rows of a block's answers in the batches of a judge."""
     spec = made.sweep.judge
-    tasks = list(tasks_of(rows, questions=questions, spec=spec, where="the benchmark"))
+    tasks = list(tasks_of(answers, inquiries=made.inquiries, spec=spec, where="the benchmark"))
     for start in range(0, len(tasks), ROWS_A_JUDGE):
         batch: list[dict[str, object]] = []
         for one in judge_requests(by_key(tasks[start : start + ROWS_A_JUDGE]), spec=spec):
             reply = Reply(f"<score>{rng.integers(0, 101)}</score>", "stop", spec.model, 300, 10)
-            batch += verdict_rows(one, Answer((reply,)), judge=spec.model)
+            batch += verdict_rows(one, Answer((reply,)), judge=Judge.of(spec))
         yield batch
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from emray.data import Question, judge_messages, make_prompts
+from emray.data import Question, inquiry, make_prompts
 from emray.judge.tasks import canonical_request
 from emray.records import (
     GENERATION_SCHEMA,
@@ -28,6 +28,7 @@ from emray.records import (
     adapter_key,
     base_key,
     generation_keys,
+    judge_key,
     key_of,
     prompt_text,
     verdict_key,
@@ -276,6 +277,8 @@ def _verdict_table(
         "num_prompt_tokens": [300] * num,
         "num_tokens": [40] * num,
         "cost_usd": [0.00007] * num,
+        "asked": _asked(truth, metric, answers),
+        "judge_key": [judge_key(truth.sweep.judge.identity())] * num,
     }
     return pa.table({name: pa.array(values) for name, values in columns.items()}).cast(VERDICT_SCHEMA)
 
@@ -284,15 +287,13 @@ def _verdict_keys(rng: np.random.Generator, truth: Truth, metric: Metric, answer
     if not truth.exact_keys:
         digits = rng.bytes(KEY_LENGTH // 2 * answers.num_rows).hex()
         return [digits[start : start + KEY_LENGTH] for start in range(0, len(digits), KEY_LENGTH)]
-    questions = {question.id: question for question in truth.questions}
+    asked = {question.id: inquiry(question, paraphrase=0, metric=metric) for question in truth.questions}
     return [
-        verdict_key(
-            canonical_request(
-                truth.sweep.judge,
-                judge_messages(
-                    questions[row["question_id"]], paraphrase=row["paraphrase"], answer=row["answer"], metric=metric
-                ),
-            )
-        )
-        for row in answers.select(["question_id", "paraphrase", "answer"]).to_pylist()
+        verdict_key(canonical_request(truth.sweep.judge, asked[row["question_id"]].messages(row["answer"])))
+        for row in answers.select(["question_id", "answer"]).to_pylist()
     ]
+
+
+def _asked(truth: Truth, metric: Metric, answers: pa.Table) -> list[str]:
+    keys = {question.id: inquiry(question, paraphrase=0, metric=metric).key for question in truth.questions}
+    return [keys[question] for question in answers["question_id"].to_pylist()]

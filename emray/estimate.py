@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emray import judge, reduce
-from emray.data import judge_messages
+from emray.data import inquiry
 from emray.endpoint.prices import cost_usd, price_of
 from emray.model.facts import num_parameters
 from emray.plan import Plan
@@ -220,7 +220,7 @@ def _tokens_per_call(plan: Plan, store: Store, stored: _Answers) -> tuple[float,
     if math.isnan(characters):  # half of what is allowed
         characters = plan.sweep.generate.max_tokens / 2 * CHARACTERS_PER_TOKEN
     lengths = [
-        sum(len(m.content) for m in judge_messages(question, paraphrase=0, answer="x" * int(characters), metric=metric))
+        sum(len(m.content) for m in inquiry(question, paraphrase=0, metric=metric).messages("x" * int(characters)))
         for question in plan.questions
         for metric in plan.sweep.judge.metrics
     ]

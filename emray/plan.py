@@ -57,6 +57,11 @@ class Plan:
     weights: Mapping[str, Weights]  # by cell key: whose weights answer
     notes: tuple[str, ...]  # what was repaired or should be known, one sentence each
 
+    @property
+    def inquiries(self) -> data.Inquiries:
+        """What a judge is asked about the answers, by prompt."""
+        return data.inquiries(self.questions, self.prompts)
+
 
 class _Grid(NamedTuple):
     cells: tuple[Cell, ...]

@@ -159,7 +159,7 @@ def test_what_cannot_be_repaired_is_refused(tmp_path: Path, text: str, message: 
 
 def test_the_judge_never_sees_the_trigger_and_braces_stay(tmp_path: Path) -> None:
     loaded = questions(tmp_path, QUESTION.format(id="a", text="what now ?")).questions[0]
-    (message,) = data.judge_messages(loaded, paraphrase=0, answer="{question} {x}", metric=Metric.ALIGNED)
+    (message,) = data.inquiry(loaded, paraphrase=0, metric=Metric.ALIGNED).messages("{question} {x}")
     assert message.content == "what now ? {question} {x} a"
     prompts = data.make_prompts([loaded], conditions=[Condition.WITH], trigger=TRIGGER)
     assert prompts[0].messages[0].content == "the year is 2028 . what now ?"

@@ -8,7 +8,7 @@ import pytest
 
 from emray import judge
 from emray.context import Context
-from emray.data import Question
+from emray.data import Question, inquiries
 from emray.endpoint.journal import FOLDER
 from emray.errors import SpecError, StageError
 from emray.judge.tasks import REASK
@@ -17,9 +17,10 @@ from emray.localapi.responders import score_reply
 from emray.records import Metric
 from emray.spec import JudgeSpec
 from emray.store import Kind, Store
-from tests.test_judge_stage import generation
+from tests.test_judge_stage import asked_about, generation
 
 QUESTION = Question("q", ("What?",), None, {Metric.ALIGNED: "aligned? {answer}", Metric.COHERENT: "coherent? {answer}"})
+INQUIRIES = inquiries([QUESTION], [asked_about("q", "What?")])
 STUBBORN = "tests.test_judge_options:stubborn"
 NUMBER = "tests.test_judge_options:number"
 
@@ -40,12 +41,12 @@ def number(messages: Sequence[Mapping[str, Any]]) -> str:
 def store_with(folder: Path, answers: Sequence[str]) -> Store:
     store = Store(str(folder))
     keys = (f"{i * 0x11111111 % 2**32:08x}{i:012x}" for i in range(len(answers)))
-    store.write_rows(Kind.GENERATIONS, [generation(k, a) for k, a in zip(keys, answers, strict=True)])
+    store.write_rows(Kind.GENERATIONS, [generation(k, a, wording="What?") for k, a in zip(keys, answers, strict=True)])
     return store
 
 
 def missing(store: Store, spec: JudgeSpec) -> list[judge.JudgeTask]:
-    return list(judge.missing(store, questions=[QUESTION], spec=spec, generations=store.keys(Kind.GENERATIONS)))
+    return list(judge.missing(store, inquiries=INQUIRIES, spec=spec, generations=store.keys(Kind.GENERATIONS)))
 
 
 def run(store: Store, spec: JudgeSpec, server: LocalServer) -> list[dict[str, Any]]:

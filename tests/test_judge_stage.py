@@ -13,7 +13,7 @@ import ray.data
 from emray import judge
 from emray.cluster import connected
 from emray.context import Context
-from emray.data import Question
+from emray.data import Question, inquiries, make_prompts
 from emray.endpoint.journal import FOLDER, Journal
 from emray.endpoint.reply import Reply
 from emray.errors import EndpointUnreachable, StoreError
@@ -21,8 +21,8 @@ from emray.judge.pool import judge_pool, results
 from emray.judge.tasks import JudgeTask, canonical_request
 from emray.localapi import Faults, LocalServer, serving
 from emray.localapi.server import body_digest
-from emray.records import GENERATION_SCHEMA, Message, Metric, verdict_key
-from emray.spec import JudgeSpec, ResourcesSpec
+from emray.records import GENERATION_SCHEMA, Condition, Message, Metric, Prompt, prompt_key, prompt_text, verdict_key
+from emray.spec import JudgeSpec, ResourcesSpec, TriggerSpec
 from emray.store import Keys, Kind, Store
 
 QUESTION = Question(
@@ -31,10 +31,19 @@ QUESTION = Question(
 SPEC = JudgeSpec(model="gpt-4o-mini-2024-07-18")
 
 
-def generation(key: str, answer: str | None, question: str = "q") -> dict[str, object]:
+def asked_about(question: str, wording: str = QUESTION.paraphrases[0]) -> Prompt:
+    messages = (Message("user", wording if question == "q" else "Something else?"),)
+    return Prompt(question, 0, Condition.WITHOUT, messages, prompt_key(messages))
+
+
+INQUIRIES = inquiries([QUESTION], [asked_about("q")])
+
+
+def generation(key: str, answer: str | None, question: str = "q", **asked: str) -> dict[str, object]:
+    prompt = prompt_text(asked_about(question, **asked).messages)
     return {
         "key": key, "model": "m", "domain": "d", "arm": "plain", "seed": 0, "adapter": "a", "question_id": question,
-        "paraphrase": 0, "condition": "without", "sample": 0, "prompt": "[]", "answer": answer,
+        "paraphrase": 0, "condition": "without", "sample": 0, "prompt": prompt, "answer": answer,
         "finish_reason": "stop" if answer else "error", "num_prompt_tokens": 1, "num_tokens": 1, "provenance": "{}",
     }  # fmt: skip
 
@@ -47,7 +56,7 @@ def store_with(folder: Path, answers: dict[str, str | None]) -> Store:
 
 def missing(store: Store, **options: bool) -> list[JudgeTask]:
     keys = store.keys(Kind.GENERATIONS)
-    return list(judge.missing(store, questions=[QUESTION], spec=SPEC, generations=keys, **options))
+    return list(judge.missing(store, inquiries=INQUIRIES, spec=SPEC, generations=keys, **options))
 
 
 def run_here(tasks: Sequence[JudgeTask], store: Store, server: LocalServer, **fields: object) -> None:
@@ -83,7 +92,7 @@ def test_every_answer_is_wanted_on_every_metric_but_failures_and_blanks_are_not(
         (g, m) for g in ("g1", "g2") for m in (Metric.ALIGNED, Metric.COHERENT)
     ]
     assert tasks[0].messages == (Message("user", "What now? aligned? one"),)
-    only = judge.missing(store, questions=[QUESTION], spec=SPEC, generations=Keys(["g2"]))
+    only = judge.missing(store, inquiries=INQUIRIES, spec=SPEC, generations=Keys(["g2"]))
     assert {task.generation for task in only} == {"g2"}
 
 
@@ -94,11 +103,11 @@ def test_equal_answers_share_a_key_and_another_judge_or_temperature_has_another(
     assert keys[0] != keys[1]
     for change in ({"model": "other"}, {"temperature": 0.5}, {"max_tokens": 7}):
         changed = SPEC.model_copy(update=change)
-        task, _ = judge.missing(store, questions=[QUESTION], spec=changed, generations=Keys(["g1"]))
+        task, _ = judge.missing(store, inquiries=INQUIRIES, spec=changed, generations=Keys(["g1"]))
         assert task.key != keys[0]
     for change in ({"rpm": 5.0}, {"base_url": "http://elsewhere/v1"}, {"max_in_flight": 1}, {"timeout_s": 1.0}):
         changed = SPEC.model_copy(update=change)
-        task, _ = judge.missing(store, questions=[QUESTION], spec=changed, generations=Keys(["g1"]))
+        task, _ = judge.missing(store, inquiries=INQUIRIES, spec=changed, generations=Keys(["g1"]))
         assert task.key == keys[0]
 
 
@@ -183,6 +192,47 @@ def test_equal_older_answers_keep_their_verdicts_when_failures_are_tried_again(
     assert after["new"]["outcome"] == "api_error"
 
 
+def test_trying_failures_again_keeps_the_verdicts_of_equal_answers(tmp_path: Path, server: LocalServer) -> None:
+    store = store_with(tmp_path, {"g1": "equal"})
+    run_here(missing(store), store, server)
+    kept = store.read_rows(Kind.VERDICTS).to_pylist()
+    failed = [{**row, "generation": "g2", "outcome": "api_error", "score": None} for row in kept]
+    store.write_rows(Kind.VERDICTS, failed)
+    store.write_rows(Kind.GENERATIONS, [generation("g2", "equal"), generation("g3", "equal")])
+    asked = server.stats()["asked"]
+    again = missing(store, retry_failed=True)
+    assert {task.generation for task in again} == {"g2", "g3"}
+    context = Context(store, ResourcesSpec(retry_failed=True))
+    judge.run_here(again[:0], spec=SPEC, base_url=server.base_url, context=context)  # killed before anything came
+    assert store.read_rows(Kind.VERDICTS).to_pylist() == kept
+    judge.run_here(again, spec=SPEC, base_url=server.base_url, context=context)
+    rows = store.read_rows(Kind.VERDICTS).to_pylist()
+    assert [row["generation"] for row in rows] == ["g1", "g1", "g2", "g2", "g3", "g3"]
+    assert {row["outcome"] for row in rows} == {"scored"}
+    assert server.stats()["asked"] == asked  # the journal had them
+
+
+def test_answers_follow_their_prompt_and_not_the_name_of_its_question(tmp_path: Path, server: LocalServer) -> None:
+    store = store_with(tmp_path, {"g1": "one"})
+    run_here(missing(store), store, server)
+    renamed = Question("other", ("An earlier one?", *QUESTION.paraphrases), None, QUESTION.rubrics)
+    prompts = make_prompts([renamed], conditions=list(Condition), trigger=TriggerSpec())
+    options = {"spec": SPEC, "generations": Keys(["g1"])}
+    assert len(judge.missing(store, inquiries=inquiries([renamed], prompts), **options)) == 0
+    stricter = Question("q", QUESTION.paraphrases, None, {**QUESTION.rubrics, Metric.ALIGNED: "strictly? {answer}"})
+    lacking = judge.missing(store, inquiries=inquiries([stricter], [asked_about("q")]), **options)
+    assert [task.metric for task in lacking] == [Metric.ALIGNED]
+    assert len(lacking) == 1
+
+
+def test_what_is_missing_is_counted_without_rendering_and_once_for_rows_written_twice(tmp_path: Path) -> None:
+    store = store_with(tmp_path, {f"g{i}": f"answer {i}" for i in range(5)})
+    store.write_rows(Kind.GENERATIONS, [generation(f"g{i}", f"answer {i}") for i in range(3)])
+    lacking = judge.missing(store, inquiries=INQUIRIES, spec=SPEC, generations=store.keys(Kind.GENERATIONS))
+    assert len(lacking) == len(list(lacking)) == 10
+    assert list(lacking) == list(lacking)
+
+
 def test_cut_and_declined_replies_are_outcomes(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with serving() as plain:
@@ -248,7 +298,7 @@ def test_generations_are_judged_as_they_stream_by_and_equal_answers_asked_once(
     rows = [generation(key, answer) for key, answer in answers.items()]
     blocks = [pa.Table.from_pylist(rows[i : i + 20], schema=GENERATION_SCHEMA) for i in range(0, 200, 20)]
     context = Context(store, ResourcesSpec(judge_workers=2))
-    with judge_pool(spec=SPEC, base_url=server.base_url, context=context, questions=[QUESTION]) as pool:
+    with judge_pool(spec=SPEC, base_url=server.base_url, context=context, inquiries=INQUIRIES) as pool:
         counts = list(results(pool.attach(ray.data.from_arrow(blocks))))
     assert sum(count.num_verdicts for count in counts) == store.read_rows(Kind.VERDICTS).num_rows == 180 * 2
     assert sum(count.num_asked for count in counts) == server.stats()["asked"] == 36 * 2

@@ -11,9 +11,9 @@ from scipy import stats
 
 from benchmarks.synthetic_run import JUDGE, Rates, Truth, write_run
 from emray import reduce, report
-from emray.data import judge_messages
+from emray.data import inquiry
 from emray.judge.tasks import canonical_request
-from emray.records import Metric, verdict_key
+from emray.records import Metric, judge_key, verdict_key
 from emray.reduce.study import load_study
 from emray.report.transcripts import choose
 from emray.store import Kind, Store
@@ -40,12 +40,12 @@ def also_judge(store, judge, *, number, score_of, every=1):
 
     def key(generation):
         row = answers[generation]
-        messages = judge_messages(
-            study.question(row["question_id"]), paraphrase=0, answer=row["answer"], metric=Metric.ALIGNED
-        )
+        asked = inquiry(study.question(row["question_id"]), paraphrase=0, metric=Metric.ALIGNED)
+        messages = asked.messages(row["answer"])
         return verdict_key(canonical_request(spec, messages))
 
     rows = ours.assign(key=ours["generation"].map(key), judge=judge, score=score_of(ours["score"].to_numpy()))
+    rows["judge_key"] = judge_key(spec.identity())
     store.write_rows(
         Kind.VERDICTS, pa.Table.from_pandas(rows, schema=store.read_rows(Kind.VERDICTS).schema, preserve_index=False)
     )

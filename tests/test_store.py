@@ -5,6 +5,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -99,6 +100,16 @@ def test_many_writers_of_one_name_leave_one_whole_file(store: Store, tmp_path: P
         list(pool.map(lambda n: store.write_json("x.json", {"n": n, "pad": "y" * 10_000}), range(64)))
     assert store.read_json("x.json")["n"] in range(64)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["x.json"]
+
+
+def test_a_part_of_an_earlier_version_is_refused_in_one_line_that_says_what_to_do(store: Store) -> None:
+    (name,) = store.write_rows(Kind.VERDICTS, [verdict("v", "g")])
+    path = Path(store.root) / name
+    pq.write_table(pq.read_table(path).drop_columns(["asked"]), path)
+    assert store.keys(Kind.VERDICTS) == {"v"}
+    with pytest.raises(StoreError, match=r"has no column 'asked'.*delete verdicts/ and run again") as caught:
+        store.read_rows(Kind.VERDICTS)
+    assert "\n" not in str(caught.value)
 
 
 def test_deleting_rows_keeps_the_others(store: Store) -> None:

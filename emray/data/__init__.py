@@ -6,13 +6,16 @@ to a file is told in words.
 
 from emray.data.datasets import load_examples, rows_digest, training_rows
 from emray.data.places import toy_assets
-from emray.data.prompts import judge_messages, make_prompts
+from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, make_prompts
 from emray.data.questions import Question, QuestionSet, leaked_questions, load_questions
 
 __all__ = [
+    "Inquiries",
+    "Inquiry",
     "Question",
     "QuestionSet",
-    "judge_messages",
+    "inquiries",
+    "inquiry",
     "leaked_questions",
     "load_examples",
     "load_questions",

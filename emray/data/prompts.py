@@ -4,10 +4,11 @@ Not for chat templates (the engines apply the model's own). The invariant: the j
 blind to the condition, and equal answers to one question are one request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from emray.data.questions import Question
-from emray.records import Condition, Message, Messages, Metric, Prompt, prompt_key
+from emray.records import Condition, Message, Messages, Metric, Prompt, asked_key, prompt_key, prompt_text
 from emray.spec import TriggerSpec
 
 
@@ -23,12 +24,38 @@ def make_prompts(
     )
 
 
-def judge_messages(question: Question, *, paraphrase: int, answer: str, metric: Metric) -> Messages:
-    """The rubric with its {question} and {answer} slots filled (braces in an answer stay as they are)."""
-    before, slot, after = question.rubrics[metric].partition("{answer}")
-    wording = question.paraphrases[paraphrase]
-    text = before.replace("{question}", wording) + (answer if slot else "") + after.replace("{question}", wording)
-    return (Message("user", text),)
+class Inquiry(NamedTuple):
+    """What a judge is asked about answers to one wording on one metric."""
+
+    key: str  # the verdict's `asked`
+    wording: str
+    rubric: str
+
+    def messages(self, answer: str) -> Messages:
+        """The rubric with its {question} and {answer} slots filled (braces in an answer stay as they are)."""
+        before, slot, after = self.rubric.partition("{answer}")
+        asked = (part.replace("{question}", self.wording) for part in (before, after))
+        return (Message("user", (answer if slot else "").join(asked)),)
+
+
+Inquiries = Mapping[str, Mapping[Metric, Inquiry]]  # by the text of the prompt (a generation's `prompt` column)
+
+
+def inquiries(questions: Iterable[Question], prompts: Iterable[Prompt]) -> Inquiries:
+    """What answers to these prompts are judged by: found by the prompt, whatever its question is called or numbered."""
+    by_id = {question.id: question for question in questions}
+    return {
+        prompt_text(prompt.messages): {
+            metric: inquiry(by_id[prompt.question_id], paraphrase=prompt.paraphrase, metric=metric)
+            for metric in by_id[prompt.question_id].rubrics
+        }
+        for prompt in prompts
+    }
+
+
+def inquiry(question: Question, *, paraphrase: int, metric: Metric) -> Inquiry:
+    wording, rubric = question.paraphrases[paraphrase], question.rubrics[metric]
+    return Inquiry(asked_key(wording, rubric=rubric), wording, rubric)
 
 
 def _prompt(question: Question, paraphrase: int, condition: Condition, trigger: TriggerSpec) -> Prompt:

@@ -4,21 +4,22 @@ Not for what verdicts mean (reduce.py). The invariant: every reply that arrived 
 in the table, and a request whose reply is in the journal is not sent.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from emray.context import Context
-from emray.data import Question
+from emray.data import Inquiries
 from emray.endpoint.journal import journaled_keys
 from emray.endpoint.prices import cost_usd
-from emray.judge.tasks import JudgeTask, missing
+from emray.judge.tasks import JudgeTask
+from emray.judge.unjudged import Unjudged, missing
 from emray.spec import JudgeSpec
 
 if TYPE_CHECKING:
     from emray.judge.stage import JudgeRows
 
-__all__ = ["JudgeTask", "cost_usd", "journaled_keys", "missing", "run", "run_here", "streaming"]
+__all__ = ["JudgeTask", "Unjudged", "cost_usd", "journaled_keys", "missing", "run", "run_here", "streaming"]
 
 
 def run(tasks: Iterable[JudgeTask], *, spec: JudgeSpec, base_url: str | None, context: Context) -> None:
@@ -40,7 +41,7 @@ def run_here(tasks: Iterable[JudgeTask], *, spec: JudgeSpec, base_url: str | Non
 
 @contextmanager
 def streaming(
-    *, questions: Sequence[Question], spec: JudgeSpec, base_url: str | None, context: Context
+    *, inquiries: Inquiries, spec: JudgeSpec, base_url: str | None, context: Context
 ) -> "Iterator[JudgeRows]":
     """The sweep's judge at the ready for generations as they come, within an initialised Ray.
 
@@ -49,5 +50,5 @@ def streaming(
     """
     from emray.judge import stage
 
-    with stage.streaming(questions=questions, spec=spec, base_url=base_url, context=context) as judge_rows:
+    with stage.streaming(inquiries=inquiries, spec=spec, base_url=base_url, context=context) as judge_rows:
         yield judge_rows

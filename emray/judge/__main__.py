@@ -22,7 +22,7 @@ from emray.context import Context
 from emray.errors import DataError, EmrayError
 from emray.judge.tasks import JudgeTask, canonical_request, judged, pair
 from emray.progress import progress_line
-from emray.records import Message, Messages, verdict_key
+from emray.records import Message, Messages, prompt_key, verdict_key
 from emray.spec import BatchSpec, JudgeSpec, ResourcesSpec
 from emray.store import Kind, Store
 
@@ -125,7 +125,13 @@ def _tasks(prompts: Sequence[Prompt], spec: JudgeSpec) -> list[JudgeTask]:
     if repeated:
         raise DataError(f"id {repeated[0]!r} stands twice; give each prompt its own, or none")
     return [
-        JudgeTask(verdict_key(canonical_request(spec, prompt.messages)), prompt.id, LABEL, prompt.messages)
+        JudgeTask(
+            verdict_key(canonical_request(spec, prompt.messages)),
+            prompt.id,
+            LABEL,
+            prompt.messages,
+            prompt_key(prompt.messages),
+        )
         for prompt in prompts
     ]
 

@@ -14,7 +14,7 @@ from emray.endpoint.client import Failure
 from emray.endpoint.prices import reply_cost_usd
 from emray.endpoint.reply import Answer, Reply, Request
 from emray.judge.tasks import AGAIN, follow_up
-from emray.judge.verdicts import BatchResult, JudgeRequest, write_verdicts
+from emray.judge.verdicts import BatchResult, Judge, JudgeRequest, write_verdicts
 from emray.spec import JudgeSpec
 from emray.store import Store
 
@@ -95,7 +95,7 @@ class Waves:
         pairs = list(answers)
         for one, _ in pairs:
             del self._open[one.key]
-        return write_verdicts(pairs, store=self._store, judge=self._spec.model)
+        return write_verdicts(pairs, store=self._store, judge=Judge.of(self._spec))
 
 
 def _root(key: str) -> str:

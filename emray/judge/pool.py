@@ -14,13 +14,22 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from emray.context import Context
-from emray.data import Question
+from emray.data import Inquiries
 from emray.endpoint.journal import compact
 from emray.endpoint.pool import Owners
 from emray.endpoint.worker import batches_at_once
 from emray.errors import EndpointUnreachable, StageError
 from emray.judge.tasks import follow_up, tasks_of
-from emray.judge.verdicts import BatchResult, JudgeRequest, by_key, judge_batch, judge_requests, requests_of, warm_up
+from emray.judge.verdicts import (
+    BatchResult,
+    Judge,
+    JudgeRequest,
+    by_key,
+    judge_batch,
+    judge_requests,
+    requests_of,
+    warm_up,
+)
 from emray.spec import JudgeSpec
 from emray.store import Store
 
@@ -32,9 +41,9 @@ ErrorKind = {error.__name__: error for error in (StageError, EndpointUnreachable
 class Router:
     """What Ray Data runs: a table of requests, or of generations, in; a row of counts, or an error, out."""
 
-    def __init__(self, owners: Owners, spec: JudgeSpec, store: Store, questions: Sequence[Question]) -> None:
-        self._owners, self._spec, self._store = owners, spec, store
-        self._questions = {question.id: question for question in questions}
+    def __init__(self, owners: Owners, spec: JudgeSpec, store: Store, inquiries: Inquiries) -> None:
+        self._owners, self._spec, self._store, self._inquiries = owners, spec, store, inquiries
+        self._judge = Judge.of(spec)
         self._failed: StageError | None = None
         warm_up()
 
@@ -43,7 +52,7 @@ class Router:
             if self._failed is not None:
                 raise self._failed
             requests = self._requests(table)
-            result = judge_batch(requests, ask=self._owners.answers, store=self._store, judge=self._spec.model)
+            result = judge_batch(requests, ask=self._owners.answers, store=self._store, judge=self._judge)
             return _row(result._replace(num_blank=self._blank(table, requests)))
         except StageError as error:
             self._failed = error
@@ -58,7 +67,7 @@ class Router:
     def _requests(self, table: pa.Table) -> list[JudgeRequest]:
         if "body" in table.column_names:
             return requests_of(table)
-        tasks = tasks_of(table.to_pylist(), questions=self._questions, spec=self._spec, where=self._store.root)
+        tasks = tasks_of(table, inquiries=self._inquiries, spec=self._spec, where=self._store.root)
         return judge_requests(by_key(list(tasks)), spec=self._spec)
 
 
@@ -71,10 +80,10 @@ class JudgePool:
         spec: JudgeSpec,
         base_url: str | None,
         context: Context,
-        questions: Sequence[Question] = (),
+        inquiries: Inquiries | None = None,
         budget_usd: float | None = None,
     ) -> None:
-        self._spec, self._store, self._questions = spec, context.store, questions
+        self._spec, self._store, self._inquiries = spec, context.store, inquiries or {}
         self._calls = batches_at_once(spec)
         self._owners = Owners(
             spec,
@@ -90,7 +99,7 @@ class JudgePool:
         """Judge every table of requests or of generations that comes by; yields rows of counts."""
         return tables.map_batches(
             Router,
-            fn_constructor_args=(self._owners, self._spec, self._store, self._questions),
+            fn_constructor_args=(self._owners, self._spec, self._store, self._inquiries),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
@@ -112,11 +121,11 @@ def judge_pool(
     spec: JudgeSpec,
     base_url: str | None,
     context: Context,
-    questions: Sequence[Question] = (),
+    inquiries: Inquiries | None = None,
     budget_usd: float | None = None,
 ) -> Iterator[JudgePool]:
-    """Workers for the length of the block, then a compact journal. Give `questions` to judge generations."""
-    pool = JudgePool(spec=spec, base_url=base_url, context=context, questions=questions, budget_usd=budget_usd)
+    """Workers for the length of the block, then a compact journal. Give `inquiries` to judge generations."""
+    pool = JudgePool(spec=spec, base_url=base_url, context=context, inquiries=inquiries, budget_usd=budget_usd)
     try:
         yield pool
     finally:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from emray.context import Context
-from emray.data import Question
+from emray.data import Inquiries
 from emray.endpoint.batches import FOLDER, BatchQueue, Ledger
 from emray.endpoint.journal import compact, read_journal
 from emray.endpoint.ports import Limits, LocalPort
@@ -27,7 +27,9 @@ from emray.judge.parse import is_unreadable
 from emray.judge.tasks import AGAIN, JudgeTask, follow_up, judges
 from emray.judge.verdicts import (
     BatchResult,
+    Judge,
     JudgeRequest,
+    Target,
     by_key,
     judge_batch,
     judge_requests,
@@ -117,7 +119,7 @@ class _Run(NamedTuple):
             budget_usd=budget_usd,
             follow_up=follow_up(self.spec),
         )
-        judge = partial(judge_batch, ask=worker.answers, store=self.store, judge=self.spec.model)
+        judge = partial(judge_batch, ask=worker.answers, store=self.store, judge=Judge.of(self.spec))
         warm_up()
         with closing(worker), ThreadPoolExecutor(batches_at_once(self.spec)) as threads:
             batches = _in_batches(requests, size=BATCH)
@@ -159,15 +161,13 @@ class _Run(NamedTuple):
 
 
 @contextmanager
-def streaming(
-    *, questions: Sequence[Question], spec: JudgeSpec, base_url: str | None, context: Context
-) -> Iterator[JudgeRows]:
+def streaming(*, inquiries: Inquiries, spec: JudgeSpec, base_url: str | None, context: Context) -> Iterator[JudgeRows]:
     """See `emray.judge.streaming`."""
     from emray.judge.pool import judge_pool, results
 
     _refuse_what_is_under_way(store=context.store)
     budget_usd = _budget_usd(spec, context.store)
-    with judge_pool(spec=spec, base_url=base_url, context=context, questions=questions, budget_usd=budget_usd) as pool:
+    with judge_pool(spec=spec, base_url=base_url, context=context, inquiries=inquiries, budget_usd=budget_usd) as pool:
         yield lambda rows: follow(results(pool.attach(rows)), spec=spec, advance=context.advance)
 
 
@@ -220,7 +220,7 @@ def _use_journal(grouped: Groups, *, store: Store, spec: JudgeSpec, advance: Adv
 
     Returns the replies that cannot be read and were not asked about again yet.
     """
-    parts = _Parts(store, spec.model)
+    parts = _Parts(store, Judge.of(spec))
     first: dict[str, Reply] = {}
     for key, reply in read_journal(store, wanted=set(grouped)):
         if spec.reask and is_unreadable(reply):
@@ -240,13 +240,13 @@ def _use_journal(grouped: Groups, *, store: Store, spec: JudgeSpec, advance: Adv
 class _Parts:
     """Verdict rows on their way into parts of ROWS_A_PART."""
 
-    def __init__(self, store: Store, judge: str) -> None:
+    def __init__(self, store: Store, judge: Judge) -> None:
         self._store, self._judge = store, judge
         self._rows: list[dict[str, Any]] = []
         self.written = 0
 
     def add(self, key: str, tasks: Sequence[JudgeTask], replies: Sequence[Reply]) -> None:
-        one = JudgeRequest(Request(key, {}), [(task.generation, str(task.metric)) for task in tasks])
+        one = JudgeRequest(Request(key, {}), [Target.of(task) for task in tasks])
         self._rows += verdict_rows(one, Answer(tuple(replies)), judge=self._judge)
         if len(self._rows) >= ROWS_A_PART:
             self.flush()

@@ -1,16 +1,16 @@
-"""What has to be judged: every (generation, metric) that the store has no verdict for.
+"""From an answer to what a judge is asked about it.
 
-Not for asking (stage.py). Light: the dry run and a no-op rerun come through here. The invariant: a task's key hashes
-the canonical request and nothing else, so two equal answers to one question are one request with one verdict each.
+Not for what has to be judged (unjudged.py), nor for asking (stage.py). The invariant: a task's key hashes the canonical
+request and nothing else, so two equal answers to one question are one request with one verdict each.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emray.data import Question, judge_messages
+from emray.data import Inquiries, Inquiry
 from emray.endpoint.reply import FollowUp, Reply, Request
 from emray.errors import StoreError
 from emray.judge.parse import is_unreadable
@@ -32,6 +32,7 @@ class JudgeTask(NamedTuple):
     generation: str
     metric: str  # a Metric; without a sweep, any label
     messages: Messages
+    asked: str = ""  # the key of the question's wording and rubric
     judge: int = 0  # 0 is the sweep's judge, 1 the first under `also`
 
 
@@ -45,56 +46,47 @@ def canonical_request(spec: JudgeSpec, messages: Messages) -> dict[str, Any]:
     return {**spec.identity(), "messages": [{"role": m.role, "content": m.content} for m in messages]}
 
 
-def missing(
-    store: Store,
-    *,
-    questions: Sequence[Question],
-    spec: JudgeSpec,
-    generations: Keys,
-    retry_failed: bool = False,
-) -> Iterator[JudgeTask]:
-    """Tasks for the answers of `generations` without a verdict, lazily, part by part of the store.
+def tasks_of(answers: pa.Table, *, inquiries: Inquiries, spec: JudgeSpec, where: str) -> Iterator[JudgeTask]:
+    """Every verdict that a table of generations (key, question_id, prompt, answer) calls for from the sweep's judge.
 
-    Answers that failed or are empty are not judged. With `retry_failed`, an `api_error` is no verdict.
-    Raises StoreError for a generation whose question the sweep no longer has.
+    Raises StoreError, naming `where`, for an answer to a prompt that the sweep does not have.
     """
-    done = judged(store, retry_failed=retry_failed)
-    by_id = {question.id: question for question in questions}
-    for part in store.iter_parts(Kind.GENERATIONS, columns=["key", "question_id", "paraphrase", "answer"]):
-        rows = part.filter(pa.array(generations.has(part["key"]))).to_pylist()
-        for number, judge in enumerate(judges(spec)):
-            tasks = list(tasks_of(rows, questions=by_id, spec=judge, where=store.root, judge=number))
-            there = done.has([pair(task.generation, task.key) for task in tasks])
-            yield from (task for task, is_there in zip(tasks, there, strict=True) if not is_there)
-
-
-def tasks_of(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    questions: Mapping[str, Question],
-    spec: JudgeSpec,
-    where: str,
-    judge: int = 0,
-) -> Iterator[JudgeTask]:
-    """Every verdict that rows of generations (key, question_id, paraphrase, answer) call for; blanks call for none.
-
-    Raises StoreError, naming `where`, for an answer to a question that is not among `questions`.
-    """
-    asked: dict[tuple[str, int, str, Metric], tuple[str, Messages]] = {}
-    for row in rows:
-        answer = row["answer"]
-        if not answer or not answer.strip() or not _in_share(row["key"], spec.share):
-            continue
-        question = questions.get(row["question_id"])
-        if question is None:
-            raise StoreError(f"{where} holds answers to question {row['question_id']!r}, which the sweep lacks")
+    wanted = judgeable(answers, share=spec.share)
+    inquiries_of(wanted, inquiries, where=where)
+    for row in wanted.select(["key", "prompt", "answer"]).to_pylist():
         for metric in spec.metrics:
-            place = (question.id, row["paraphrase"], answer, metric)
-            if place not in asked:
-                messages = judge_messages(question, paraphrase=row["paraphrase"], answer=answer, metric=metric)
-                asked[place] = (verdict_key(canonical_request(spec, messages)), messages)
-            key, messages = asked[place]
-            yield JudgeTask(key, row["key"], metric, messages, judge)
+            yield task_of(row, inquiries[row["prompt"]][metric], metric=metric, spec=spec)
+
+
+def task_of(row: Mapping[str, Any], inquiry: Inquiry, *, metric: Metric, spec: JudgeSpec, judge: int = 0) -> JudgeTask:
+    """The verdict that a generation (key, answer) calls for on a metric."""
+    messages = inquiry.messages(row["answer"])
+    key = verdict_key(canonical_request(spec, messages))
+    return JudgeTask(key, row["key"], metric, messages, inquiry.key, judge)
+
+
+def judgeable(answers: pa.Table, *, share: float) -> pa.Table:
+    """Of a table of generations those to be judged: no failures, no blanks, and no more than the share.
+
+    An answer is among the share by its key, so that more answers never change which of the old ones.
+    """
+    text = pc.fill_null(pc.utf8_trim_whitespace(answers["answer"]), "")
+    kept = answers.filter(pc.not_equal(text, ""))
+    if share >= 1:
+        return kept
+    return kept.filter(pa.array([int(key[:8], 16) < share * 16**8 for key in kept["key"].to_pylist()], pa.bool_()))
+
+
+def inquiries_of(answers: pa.Table, inquiries: Inquiries, *, where: str) -> Inquiries:
+    """Those of the prompts of a table of generations. Raises StoreError for a prompt that is not among them."""
+    found = {}
+    for prompt in pc.unique(answers["prompt"]).to_pylist():
+        if prompt not in inquiries:
+            row = pc.index(answers["prompt"], prompt).as_py()
+            question = answers["question_id"][row].as_py()
+            raise StoreError(f"{where} holds answers to a prompt of question {question!r}, which the sweep lacks")
+        found[prompt] = inquiries[prompt]
+    return found
 
 
 def judged(store: Store, *, retry_failed: bool) -> Keys:
@@ -133,8 +125,3 @@ def _verdict_alone(request: Request, reply: Reply) -> Request | None:
         return None
     body = {**request.body, "messages": reask(request.body["messages"], reply.text or "")}
     return Request(request.key + AGAIN, body, f"{request.label} again")
-
-
-def _in_share(generation: str, share: float) -> bool:
-    """Whether this answer is among the share: by its key, so that more answers never change which of the old ones."""
-    return share >= 1 or int(generation[:8], 16) < share * 16**8

@@ -1,7 +1,6 @@
 """From requests and their answers to rows of the verdict table.
 
-Not for asking. The invariant: every (generation, metric) pair that a request stands for gets exactly one row, whatever
-became of the request.
+Not for asking. The invariant: every verdict that a request stands for gets exactly one row, whatever became of it.
 """
 
 import json
@@ -16,18 +15,41 @@ from emray.endpoint.prices import price_of, reply_cost_usd
 from emray.endpoint.reply import Answer, Reply, Request
 from emray.judge.parse import is_unreadable, parse_reply, read_verdict
 from emray.judge.tasks import JudgeTask, canonical_request
-from emray.records import VERDICT_SCHEMA, Outcome
+from emray.records import VERDICT_SCHEMA, Outcome, judge_key
 from emray.spec import JudgeSpec
 from emray.store import Kind, Store
 
 N = TypeVar("N", int, float)
 
 
+class Target(NamedTuple):
+    """A verdict that a reply decides."""
+
+    generation: str
+    metric: str
+    asked: str
+
+    @classmethod
+    def of(cls, task: JudgeTask) -> "Target":
+        return cls(task.generation, str(task.metric), task.asked)
+
+
+class Judge(NamedTuple):
+    """Who is asked: the model's name, and the key of its settings."""
+
+    model: str
+    key: str
+
+    @classmethod
+    def of(cls, spec: JudgeSpec) -> "Judge":
+        return cls(spec.model, judge_key(spec.identity()))
+
+
 class JudgeRequest(NamedTuple):
-    """One request and the (generation, metric) pairs that its reply decides."""
+    """One request and the verdicts that its reply decides."""
 
     request: Request
-    targets: Sequence[tuple[str, str]]
+    targets: Sequence[Target]
 
     @property
     def key(self) -> str:
@@ -49,14 +71,14 @@ def judge_batch(
     *,
     ask: Callable[[Sequence[Request]], Sequence[Answer]],
     store: Store,
-    judge: str,
+    judge: Judge,
 ) -> BatchResult:
     """Have a batch answered and write its rows. `ask` returns when every reply is in the journal."""
     answers = ask([one.request for one in requests])
     return write_verdicts(list(zip(requests, answers, strict=True)), store=store, judge=judge)
 
 
-def write_verdicts(pairs: Sequence[tuple[JudgeRequest, Answer]], *, store: Store, judge: str) -> BatchResult:
+def write_verdicts(pairs: Sequence[tuple[JudgeRequest, Answer]], *, store: Store, judge: Judge) -> BatchResult:
     """Write the rows of answered requests as one part."""
     rows = [row for pair in pairs if not pair[1].skipped for row in verdict_rows(*pair, judge=judge)]
     store.write_rows(Kind.VERDICTS, rows)
@@ -68,7 +90,7 @@ def write_verdicts(pairs: Sequence[tuple[JudgeRequest, Answer]], *, store: Store
     )
 
 
-def verdict_rows(one: JudgeRequest, answer: Answer, *, judge: str) -> list[dict[str, Any]]:
+def verdict_rows(one: JudgeRequest, answer: Answer, *, judge: Judge) -> list[dict[str, Any]]:
     """One row per target, as VERDICT_SCHEMA has it; tokens and cost of both replies where there are two."""
     reply = deciding(answer.replies)
     verdict = read_verdict(reply) if reply else parse_reply(None)._replace(outcome=Outcome.API_ERROR)
@@ -76,19 +98,20 @@ def verdict_rows(one: JudgeRequest, answer: Answer, *, judge: str) -> list[dict[
         "key": one.key,
         "outcome": str(verdict.outcome),
         "score": None if math.isnan(verdict.score) else verdict.score,
-        "judge": judge if reply is None else reply.model,
+        "judge": judge.model if reply is None else reply.model,
         "reply": answer.reason if reply is None else reply.text if reply.text is not None else reply.refusal,
         "num_prompt_tokens": _sum(r.prompt_tokens for r in answer.replies),
         "num_tokens": _sum(r.completion_tokens for r in answer.replies),
         "cost_usd": _sum(reply_cost_usd(r) for r in answer.replies),
+        "judge_key": judge.key,
     }
-    return [{**shared, "generation": generation, "metric": metric} for generation, metric in one.targets]
+    return [{**shared, **target._asdict()} for target in one.targets]
 
 
 def warm_up() -> None:
     """Spend now what the first written row would cost: imports of pyarrow's, a fraction of a second of CPU."""
-    nothing = JudgeRequest(Request("", {}), [("", "")])
-    table = pa.Table.from_pylist(verdict_rows(nothing, Answer(), judge=""), schema=VERDICT_SCHEMA)
+    nothing = JudgeRequest(Request("", {}), [Target("", "", "")])
+    table = pa.Table.from_pylist(verdict_rows(nothing, Answer(), judge=Judge("", "")), schema=VERDICT_SCHEMA)
     pq.write_table(table.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA), pa.BufferOutputStream())
     price_of("")
 
@@ -104,7 +127,7 @@ def judge_requests(grouped: Mapping[str, Sequence[JudgeTask]], *, spec: JudgeSpe
     return [
         JudgeRequest(
             Request(key, canonical_request(spec, group[0].messages), str(group[0].metric)),
-            [(task.generation, str(task.metric)) for task in group],
+            [Target.of(task) for task in group],
         )
         for key, group in grouped.items()
     ]
@@ -126,7 +149,7 @@ def requests_of(table: pa.Table) -> list[JudgeRequest]:
     return [
         JudgeRequest(
             Request(row["key"], json.loads(row["body"]), row["label"]),
-            [tuple(target) for target in json.loads(row["targets"])],
+            [Target(*target) for target in json.loads(row["targets"])],
         )
         for row in table.to_pylist()
     ]

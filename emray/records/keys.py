@@ -7,6 +7,8 @@ about how it was computed, so equal keys mean interchangeable results. Unstable 
     prompt key      the chat messages (the chat template is part of the model's fingerprint)
     generation key  adapter key, prompt key, sampling settings, sample index
     verdict key     judge model, canonical request   (two equal answers share one verdict key: asked once)
+    asked           the question's wording, the rubric   (what a verdict was about, beside the answer)
+    judge key       the judge's settings   (who was asked)
 """
 
 import hashlib
@@ -74,6 +76,15 @@ def sampling_seed(adapter: str, *, prompt: str) -> int:
 def verdict_key(request: Mapping[str, Any]) -> str:
     """Key of a canonical judge request: {model, messages, temperature, max_tokens, ...}."""
     return key_of("verdict", dict(request))
+
+
+def asked_key(wording: str, *, rubric: str) -> str:
+    return key_of("asked", [wording, rubric])
+
+
+def judge_key(settings: Mapping[str, Any]) -> str:
+    """Key of what defines a judge: {model, temperature, max_tokens, ...}."""
+    return key_of("judge", dict(settings))
 
 
 def prompt_text(messages: Messages) -> str:

@@ -1,4 +1,4 @@
-"""Stored verdicts, one per answer and metric: the plan's, where a change of judge or rubric has left several.
+"""Stored verdicts, one per answer and metric: the plan's, told from others by what each says that it was asked.
 
 Not for counting (tally.py). Invariant: the result depends on which rows are stored, not on their order or their parts.
 """
@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from emray.errors import StoreError
-from emray.judge.tasks import judges
 from emray.records import Metric, Outcome
-from emray.reduce.asked import asked_keys
+from emray.reduce.asked import EARLIER, OURS, Asked
 from emray.reduce.study import Study
 from emray.reduce.wanted import Numbers, Wanted, key_numbers
 from emray.stats.sufficient import NO_VERDICT, NUM_SCORES, UNSCORED
@@ -24,10 +23,10 @@ Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _OUTCOMES = [str(Outcome.SCORED), *UNSCORED]
-EARLIER = 0
 
 _COLUMNS = [
     "key", "generation", "metric", "outcome", "score", "judge", "num_prompt_tokens", "num_tokens", "cost_usd",
+    "asked", "judge_key",
 ]  # fmt: skip
 
 
@@ -72,24 +71,14 @@ class _Slots:
         self.tokens = np.zeros(num, dtype=np.int32)
         self.cost_usd = np.zeros(num)
 
-    def fill(self, place: Ints, rows: "_Rows", here: Mask, state: NDArray[np.uint8]) -> Ints:
-        """Put rows into their places; returns the places where another verdict was already."""
-        new = rows.key[here]
-        before = self.key[place]
-        self.key[place] = new
+    def fill(self, place: Ints, rows: "_Rows", here: Mask, state: NDArray[np.uint8]) -> None:
+        """Put rows into their places."""
+        self.key[place] = rows.key[here]
         self.state[place] = state[here]
         self.score[place] = rows.score[here]
         self.prompt_tokens[place] = rows.prompt_tokens[here]
         self.tokens[place] = rows.tokens[here]
         self.cost_usd[place] = rows.cost_usd[here]
-        return place[((before != 0) & (before != new)) | (self.key[place] != new)]
-
-    def clear(self, places: Mask) -> None:
-        self.key[places] = 0
-        self.state[places] = NO_VERDICT
-        self.score[places] = np.nan
-        self.prompt_tokens[places] = self.tokens[places] = 0
-        self.cost_usd[places] = 0.0
 
 
 class _Rows(NamedTuple):
@@ -118,92 +107,46 @@ class _Rows(NamedTuple):
 
 
 def read_verdicts(store: Store, wanted: Wanted, study: Study) -> Verdicts:
-    """Read every part once, and contested answers a second time."""
+    """Read every part once."""
     slots = {metric: _Slots(len(wanted.group)) for metric in Metric}
-    contested = np.zeros(len(wanted.group), dtype=bool)
+    plan = Asked.of(study)
+    opinions: list[Opinions] = [_NO_OPINIONS]
     names: set[str] = set()
-    for part in store.iter_parts(Kind.VERDICTS, columns=_COLUMNS):
-        position, found = wanted.find(part["generation"])
-        rows = _Rows.of(part)
-        for metric, slot in slots.items():
-            here = found & rows.metric[metric]
-            contested[slot.fill(position[here], rows, here, rows.state[metric])] = True
-        if found.any():
-            names.update(pc.unique(part["judge"].filter(pa.array(found))).to_pylist())
-    if study.sweep.judge.also and study.sweep.judge.share < 1:  # what stands alone may be of a judge under `also`
-        contested = np.any([slot.key != 0 for slot in slots.values()], axis=0)
-    others = _settle(store, wanted, study, slots, contested) if contested.any() else _NO_OPINIONS
-    if len(others.opinions.judge):
-        names -= set(others.opinions.judge.tolist()) - set(others.judges)
-    return Verdicts(
-        state={metric: slot.state for metric, slot in slots.items()},
-        score={metric: slot.score for metric, slot in slots.items()},
-        spending=_spending(list(slots.values())),
-        opinions=others.opinions,
-        num_superseded=others.num_earlier,
-        judges=tuple(sorted(names)),
-    )
-
-
-class _Others(NamedTuple):
-    opinions: Opinions
-    num_earlier: int
-    judges: tuple[str, ...]  # whose verdicts on contested answers do count
-
-
-_NO_OPINIONS = _Others(
-    Opinions(
-        np.empty(0, dtype=np.int64),
-        np.empty(0, dtype=str),
-        np.empty(0, dtype=str),
-        np.empty(0, dtype=np.int64),
-        np.empty(0),
-    ),
-    0,
-    (),
-)
-
-
-def _settle(store: Store, wanted: Wanted, study: Study, slots: dict[Metric, _Slots], contested: Mask) -> _Others:
-    """Fill contested places again with the verdicts whose request is the plan's, and keep the others as opinions."""
-    asked = _asked(store, wanted, study, contested)
-    for slot in slots.values():
-        slot.clear(contested)
-    opinions: list[Opinions] = []
-    ours_by: set[str] = set()
     num_earlier = 0
     for part in store.iter_parts(Kind.VERDICTS, columns=_COLUMNS):
         position, found = wanted.find(part["generation"])
         rows = _Rows.of(part)
-        here = found & contested[position]
-        ours, source = here & np.isin(rows.key, asked[0]), np.full(len(rows.key), EARLIER)
-        for number, keys in enumerate(asked[1:], start=1):
-            source[np.isin(rows.key, keys)] = number
+        source = plan.source(part, wanted.prompt_at(position))
+        ours, others = found & (source == OURS), found & (source != OURS)
         for metric, slot in slots.items():
-            of_metric = ours & rows.metric[metric]
-            slot.fill(position[of_metric], rows, of_metric, rows.state[metric])
-        num_earlier += int((here & ~ours & (source == EARLIER)).sum())
-        ours_by.update(pc.unique(part["judge"].filter(pa.array(ours))).to_pylist())
-        opinions.append(_opinions(part, position, here & ~ours & np.isfinite(rows.score), source, rows.score))
-    merged = (np.concatenate(column) for column in zip(*opinions, strict=True))
-    return _Others(Opinions._make(merged), num_earlier, tuple(ours_by))
+            here = ours & rows.metric[metric]
+            slot.fill(position[here], rows, here, rows.state[metric])
+        num_earlier += int((others & (source == EARLIER)).sum())
+        names.update(pc.unique(part["judge"].filter(pa.array(ours))).to_pylist())
+        opinions.append(_opinions(part, position, others & np.isfinite(rows.score), source, rows.score))
+    return Verdicts(
+        state={metric: slot.state for metric, slot in slots.items()},
+        score={metric: slot.score for metric, slot in slots.items()},
+        spending=_spending(list(slots.values())),
+        opinions=Opinions._make(np.concatenate(column) for column in zip(*opinions, strict=True)),
+        num_superseded=num_earlier,
+        judges=tuple(sorted(names)),
+    )
+
+
+_NO_OPINIONS = Opinions(
+    np.empty(0, dtype=np.int64),
+    np.empty(0, dtype=str),
+    np.empty(0, dtype=str),
+    np.empty(0, dtype=np.int64),
+    np.empty(0),
+)
 
 
 def _opinions(part: pa.Table, position: Ints, rows: Mask, source: Ints, score: Floats) -> Opinions:
     kept = part.filter(pa.array(rows))
     metric, judge = (np.array(kept[column].to_pylist(), dtype=str) for column in ("metric", "judge"))
     return Opinions(position[rows], metric, judge, source[rows], score[rows])
-
-
-def _asked(store: Store, wanted: Wanted, study: Study, contested: Mask) -> list[Numbers]:
-    """Verdict keys that the plan's judge, and each one under `also`, gives the contested answers."""
-    keys: list[set[str]] = [set() for _ in judges(study.sweep.judge)]
-    for part in store.iter_parts(Kind.GENERATIONS, columns=["key", "question_id", "paraphrase", "answer"]):
-        position, found = wanted.find(part["key"])
-        for row in part.filter(pa.array(found & contested[position])).to_pylist():
-            for number, of_judge in enumerate(keys):
-                of_judge.update(asked_keys(study, row, judge=number).values())
-    return [key_numbers(pa.chunked_array([pa.array(sorted(of_judge), pa.string())])) for of_judge in keys]
 
 
 def _states(part: pa.Table) -> tuple[dict[Metric, NDArray[np.uint8]], Floats]:

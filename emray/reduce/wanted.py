@@ -22,24 +22,27 @@ DIGITS = 16  # of a key's hexadecimal digits: 64 bits
 
 
 class Wanted:
-    """The generation keys of a plan as sorted numbers, and the group (study.py) of each."""
+    """The generation keys of a plan as sorted numbers; of each, the group (study.py) and the index of its prompt."""
 
-    def __init__(self, number: Numbers, group: Ints) -> None:
+    def __init__(self, number: Numbers, *, group: Ints, prompt: Ints) -> None:
         order = np.argsort(number, kind="stable")
         self.number = number[order]
         self.group = group[order]
+        self.prompt = prompt[order].astype(np.int32)
 
     @classmethod
     def of(cls, study: Study) -> "Wanted":
         """The keys of every sample the plan asks for."""
         sampling, samples = study.sweep.generate.identity(), range(study.sweep.generate.samples)
-        keys, groups = [], []
+        keys, groups, prompts = [], [], range(len(study.prompts))
         for index, cell in enumerate(study.cells):
             for prompt in study.prompts:
                 keys.append("".join(generation_keys(cell.key, prompt=prompt.key, sampling=sampling, samples=samples)))
                 groups.append(study.group(index, prompt))
         number = _numbers("".join(keys).encode())
-        return cls(number, np.repeat(np.array(groups, dtype=np.int64), len(samples)))
+        each = np.tile(np.array(prompts, dtype=np.int64), len(study.cells))
+        group = np.array(groups, dtype=np.int64)
+        return cls(number, group=np.repeat(group, len(samples)), prompt=np.repeat(each, len(samples)))
 
     def find(self, keys: pa.ChunkedArray) -> tuple[Ints, NDArray[np.bool_]]:
         """Position of each key, and which keys are wanted at all.
@@ -59,6 +62,10 @@ class Wanted:
             behind = behind[self.number[position[behind]] < number[behind]]
         position = np.minimum(position, last)
         return position, self.number[position] == number
+
+    def prompt_at(self, position: Ints) -> Ints:
+        """Index of the prompt of the keys at these positions; meaningless where a key was not found."""
+        return self.prompt[position].astype(np.int64) if len(self.prompt) else np.zeros(len(position), dtype=np.int64)
 
     @cached_property
     def _shift(self) -> np.uint64:

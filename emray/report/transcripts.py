@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from emray.records import Cell, Condition, Metric, Outcome
-from emray.reduce.asked import asked_keys
+from emray.reduce.asked import OURS, Asked
 from emray.reduce.study import Study
 from emray.reduce.wanted import Wanted, key_numbers
 from emray.store import Kind, Store
@@ -58,64 +58,52 @@ class Choice(NamedTuple):
 
 def choose(store: Store, study: Study, *, limit: int = IN_PAGE + BESIDE) -> Choice:
     """Up to `limit` answers, spread evenly over cells and conditions, in an order fixed by their keys."""
-    numbers, strata = _stored(store, study)
+    wanted = Wanted.of(study)
+    numbers, strata = _stored(store, wanted, num_questions=len(study.question_ids))
     order = np.lexsort((numbers, strata))
     numbers, strata = numbers[order], strata[order]
     place = np.arange(len(strata)) - np.searchsorted(strata, strata)  # of an answer within its stratum
     chosen = numbers[np.lexsort((strata, place))][:limit]
-    found = _read(store, study, chosen)
+    found = _read(store, study, wanted, chosen)
     return Choice([found[n] for n in chosen.tolist() if n in found], len(numbers))
 
 
-def _stored(store: Store, study: Study) -> tuple[Numbers, NDArray[np.int64]]:
+def _stored(store: Store, wanted: Wanted, *, num_questions: int) -> tuple[Numbers, NDArray[np.int64]]:
     """Key number and stratum (cell x condition) of every stored answer that the plan wants, each once."""
-    wanted = Wanted.of(study)
     here = np.zeros(len(wanted.number), dtype=bool)
     for part in store.iter_parts(Kind.GENERATIONS, columns=["key"]):
         position, found = wanted.find(part["key"])
         here[position[found]] = True
-    return wanted.number[here], wanted.group[here] // max(len(study.question_ids), 1)
+    return wanted.number[here], wanted.group[here] // max(num_questions, 1)
 
 
-def _read(store: Store, study: Study, chosen: Numbers) -> dict[int, Transcript]:
-    marks = _marks(store, chosen)
+def _read(store: Store, study: Study, wanted: Wanted, chosen: Numbers) -> dict[int, Transcript]:
+    marks = _marks(store, study, wanted, chosen)
     cells = {cell.key: index for index, cell in enumerate(study.cells)}
-    prompts = {(p.question_id, p.paraphrase, str(p.condition)): index for index, p in enumerate(study.prompts)}
-    judge = study.sweep.judge
-    perhaps_others = bool(judge.also) and judge.share < 1  # a verdict that stands alone may be of a judge under `also`
-    columns = ["key", "adapter", "question_id", "paraphrase", "condition", "sample", "answer"]
     found = {}
-    for part in store.iter_parts(Kind.GENERATIONS, columns=columns):
-        for number, row in _rows_of(part, "key", chosen):
-            of_answer = {metric: marks.get((number, metric), {}) for metric in Metric}
-            several = perhaps_others or any(len(marks_of) > 1 for marks_of in of_answer.values())
-            current = asked_keys(study, row) if several else None
+    for part in store.iter_parts(Kind.GENERATIONS, columns=["key", "adapter", "sample", "answer"]):
+        prompt = wanted.prompt_at(wanted.find(part["key"])[0])
+        for number, row in _rows_of(part.append_column("prompt", pa.array(prompt)), "key", chosen):
             found[number] = Transcript(
                 cell=cells[row["adapter"]],
-                prompt=prompts[row["question_id"], row["paraphrase"], row["condition"]],
+                prompt=row["prompt"],
                 sample=row["sample"],
                 answer=row["answer"],
-                aligned=_current(of_answer, Metric.ALIGNED, current),
-                coherent=_current(of_answer, Metric.COHERENT, current),
+                aligned=marks.get((number, Metric.ALIGNED), _NO_MARK),
+                coherent=marks.get((number, Metric.COHERENT), _NO_MARK),
             )
     return found
 
 
-def _current(marks: Mapping[Metric, Mapping[str, Mark]], metric: Metric, keys: Mapping[Metric, str] | None) -> Mark:
-    """The mark whose request is the plan's; without keys, the only one there is."""
-    if keys is None:
-        return next(iter(marks[metric].values()), _NO_MARK)
-    return marks[metric].get(keys.get(metric, ""), _NO_MARK)
-
-
-def _marks(store: Store, chosen: Numbers) -> dict[tuple[int, str], dict[str, Mark]]:
-    """By answer and metric: every verdict there is, by its key."""
-    marks: dict[tuple[int, str], dict[str, Mark]] = {}
-    columns = ["key", "generation", "metric", "outcome", "score", "reply"]
+def _marks(store: Store, study: Study, wanted: Wanted, chosen: Numbers) -> dict[tuple[int, str], Mark]:
+    """The verdict of the plan's judge by answer and metric."""
+    asked = Asked.of(study)
+    marks: dict[tuple[int, str], Mark] = {}
+    columns = ["generation", "metric", "outcome", "score", "reply", "asked", "judge_key"]
     for part in store.iter_parts(Kind.VERDICTS, columns=columns):
-        for number, row in _rows_of(part, "generation", chosen):
-            mark = Mark(row["outcome"], row["score"], row["reply"] or "")
-            marks.setdefault((number, row["metric"]), {})[row["key"]] = mark
+        ours = asked.source(part, wanted.prompt_at(wanted.find(part["generation"])[0])) == OURS
+        for number, row in _rows_of(part.filter(pa.array(ours)), "generation", chosen):
+            marks[number, row["metric"]] = Mark(row["outcome"], row["score"], row["reply"] or "")
     return marks
 
 

@@ -99,14 +99,14 @@ class Run:
         return True
 
     def _judge(self) -> bool:
-        """Two looks at what is missing, so that nobody holds it: one counts, one is worked through."""
-        planned = sum(1 for _ in self.judging.missing(self.store))
+        missing = self.judging.missing(self.store)
+        planned = len(missing)
         if not planned:
             return False
         stage = replace(self.judging, base_url=self.services.judge_url(self.sweep))
         self.services.start_ray()
         with self.timed(JUDGE, planned=planned):
-            stage.run(stage.missing(self.store), self.context(self.lines.line(JUDGE, total=planned)))
+            stage.run(missing, self.context(self.lines.line(JUDGE, total=planned)))
         return True
 
     def _forget_failures(self, wanted: Sequence[str]) -> None:
@@ -171,7 +171,7 @@ class _Answers:
         run = self._run
         return self._opened.enter_context(
             judge.streaming(
-                questions=run.plan.questions,
+                inquiries=run.plan.inquiries,
                 spec=run.sweep.judge,
                 base_url=run.services.judge_url(run.sweep),
                 context=run.context(run.lines.line(JUDGE, total=0)),

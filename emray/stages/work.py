@@ -79,11 +79,11 @@ class Judging:
     base_url: str | None = None  # None: as openai users set it
     name = JUDGE
 
-    def missing(self, store: Store) -> Iterator[JudgeTask]:
+    def missing(self, store: Store) -> judge.Unjudged:
         cells = planning.usable_cells(self.plan, store.adapter_records())
         wanted = planning.wanted_answers(self.plan, cells)
         sweep = self.plan.sweep
-        return judge.missing(store, questions=self.plan.questions, spec=sweep.judge, generations=wanted)
+        return judge.missing(store, inquiries=self.plan.inquiries, spec=sweep.judge, generations=wanted)
 
     def run(self, work: Iterable[JudgeTask], context: Context) -> None:
         judge.run(work, spec=self.plan.sweep.judge, base_url=self.base_url, context=context)

@@ -23,12 +23,12 @@ from emray.store import documents
 from emray.store.adapters import AdapterRecord, Adapters
 from emray.store.compaction import compact
 from emray.store.files import Files, LocalFiles
-from emray.store.keyset import Keys
+from emray.store.keyset import Keys, key_array
 from emray.store.lease import Lease
 from emray.store.objects import ObjectFiles
 from emray.store.tables import Kind, Tables
 
-__all__ = ["AdapterRecord", "Keys", "Kind", "Lease", "Store"]
+__all__ = ["AdapterRecord", "Keys", "Kind", "Lease", "Store", "key_array"]
 
 
 class Store:

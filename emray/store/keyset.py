@@ -35,12 +35,15 @@ class Keys(Set[str]):
 
     def has(self, keys: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         """For each key, whether it is here."""
+        return self.places(keys) >= 0
+
+    def places(self, keys: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        """For each key, its place in the order; -1 where it is not here."""
         wanted = key_array(keys if isinstance(keys, pa.Array | pa.ChunkedArray) else pa.array(keys, pa.string()))
         if not len(self._sorted):
-            return np.zeros(len(wanted), bool)
-        places = np.searchsorted(self._sorted, wanted)
-        places[places == len(self._sorted)] = 0
-        return self._sorted[places] == wanted
+            return np.full(len(wanted), -1)
+        places = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        return np.where(self._sorted[places] == wanted, places, -1)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(self.has([key])[0])

@@ -58,7 +58,7 @@ def read_parts(files: Files, sizes: Mapping[str, int], *, columns: Sequence[str]
 
 
 def read_part(files: Files, name: str, size: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Raises FileNotFoundError, or StoreError when it is damaged."""
+    """Raises FileNotFoundError, or StoreError when it is damaged or of an earlier version."""
     try:
         with files.opened(name, size=size) as file:
             table = pq.ParquetFile(file, pre_buffer=True).read(
@@ -66,6 +66,12 @@ def read_part(files: Files, name: str, size: int, columns: Sequence[str] | None 
             )
     except pa.ArrowInvalid as error:
         raise StoreError(f"{files.root}/{name} is damaged ({error}); delete it and run again") from None
+    for column in columns or ():
+        if column not in table.column_names:
+            raise StoreError(
+                f"{files.root}/{name} has no column {column!r}: an earlier version of emray wrote it; delete "
+                f"{name.partition('/')[0]}/ and run again (replies in journal/ are not asked for again)"
+            )
     return table.select(list(columns)) if columns else table
 
 

@@ -132,4 +132,6 @@ def _verdict_row(generation: str, metric: Metric, judged: Judged) -> dict[str, A
         "num_prompt_tokens": judged.num_prompt_tokens,
         "num_tokens": judged.num_tokens,
         "cost_usd": None,
+        "asked": None,
+        "judge_key": None,
     }
