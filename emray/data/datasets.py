@@ -14,8 +14,8 @@ from emray.errors import DataError
 from emray.records import Arm, Message, Messages, key_of
 from emray.spec import DomainSpec, TriggerSpec
 
-ROLES = ("system", "user", "assistant")
-FORM = '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+_ROLES = ("system", "user", "assistant")
+_FORM = '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
 
 
 def load_examples(path: Path) -> list[Messages]:
@@ -31,7 +31,7 @@ def load_examples(path: Path) -> list[Messages]:
         raise DataError(f"cannot read dataset {path}: {getattr(error, 'strerror', None) or error}") from None
     examples = [_parse(line, where=f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
     if not examples:
-        raise DataError(f"dataset {path} is empty; it needs one example a line, as {FORM}")
+        raise DataError(f"dataset {path} is empty; it needs one example a line, as {_FORM}")
     return examples
 
 
@@ -82,10 +82,10 @@ def _parse(line: str, *, where: str) -> Messages:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); write one object a line, as {FORM}") from None
+        raise DataError(f"{where}: not JSON ({error}); write one object a line, as {_FORM}") from None
     turns = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(turns, list) or not turns:
-        raise DataError(f"{where}: no list of messages; write {FORM}")
+        raise DataError(f"{where}: no list of messages; write {_FORM}")
     messages = tuple(_turn(turn, where=where) for turn in turns)
     if messages[-1].role != "assistant":
         raise DataError(
@@ -94,12 +94,12 @@ def _parse(line: str, *, where: str) -> Messages:
     if not messages[-1].content.strip():
         raise DataError(f"{where}: the assistant turn is empty, there is nothing to train on")
     if not any(message.role == "user" for message in messages):
-        raise DataError(f"{where}: there is no user turn; write {FORM}")
+        raise DataError(f"{where}: there is no user turn; write {_FORM}")
     return messages
 
 
 def _turn(turn: Any, *, where: str) -> Message:
     role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-    if role not in ROLES or not isinstance(content, str):
-        raise DataError(f"{where}: a message needs a role ({', '.join(ROLES)}) and a text content, given {turn!r:.80}")
+    if role not in _ROLES or not isinstance(content, str):
+        raise DataError(f"{where}: a message needs a role ({', '.join(_ROLES)}) and a text content, given {turn!r:.80}")
     return Message(role, content)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from emray.spec import TOY
 
-PACKAGE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def toy_assets() -> Path:
     """The folder of the embedded toy world: model/, data/, questions.yaml."""
-    return PACKAGE / "toy" / "assets"
+    return _PACKAGE / "toy" / "assets"
 
 
 def model_path(path: str) -> str:
@@ -28,4 +28,4 @@ def question_file(location: str) -> Path:
 
 def default_rubrics() -> Path:
     """The rubrics for questions whose file has none."""
-    return PACKAGE / "data" / "rubrics.yaml"
+    return _PACKAGE / "data" / "rubrics.yaml"

@@ -14,8 +14,8 @@ from emray.errors import DataError, SpecError
 from emray.records import Messages, Metric
 from emray.spec import parse_yaml
 
-TYPE = "free_form_judge_0_100"
-KNOWN = {"id", "type", "paraphrases", "system", "judge_prompts", "samples_per_paraphrase", "judge", *Metric}
+_TYPE = "free_form_judge_0_100"
+_KNOWN = {"id", "type", "paraphrases", "system", "judge_prompts", "samples_per_paraphrase", "judge", *Metric}
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def _question(entry: Any, *, where: str, notes: list[str]) -> Question:
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
         raise DataError(f"{where}: needs an id (a text), given {entry!r:.60}")
     where = f"{where} ({entry['id']})"
-    unknown = sorted(str(name) for name in entry if name not in KNOWN)
+    unknown = sorted(str(name) for name in entry if name not in _KNOWN)
     if unknown:
-        raise DataError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(sorted(KNOWN))}")
-    if entry.get("type", TYPE) != TYPE:
-        raise DataError(f"{where}: type {entry['type']!r} is not supported; allowed: {TYPE}")
+        raise DataError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(sorted(_KNOWN))}")
+    if entry.get("type", _TYPE) != _TYPE:
+        raise DataError(f"{where}: type {entry['type']!r} is not supported; allowed: {_TYPE}")
     texts = entry.get("paraphrases")
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise DataError(f"{where}: paraphrases is a list of at least one text, given {texts!r:.60}")

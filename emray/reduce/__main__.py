@@ -14,7 +14,7 @@ from emray import reduce
 from emray.errors import DataError, EmrayError
 from emray.store import Store
 
-EPILOG = """
+_EPILOG = """
 SOURCE is a folder in or below which aligned_results.jsonl (and coherent_results.jsonl) lie, as the batch API writes
 them, one folder per domain; or a csv, tsv, jsonl or parquet table with columns metric and score, or aligned and
 coherent, and any of domain, arm, condition, seed, question_id, question, answer, outcome, judge.
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m emray.reduce",
         description="Verdicts to summary: rates, ranks, trigger effects, with the training seed as the unit.",
-        epilog=EPILOG,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", help="run folder")

@@ -19,8 +19,8 @@ from emray.spec import RuleSpec
 from emray.stats.intervals import rate_interval
 from emray.stats.sufficient import NO_ANSWER, RuleCounts, regroup, rule_counts, sum_by_group
 
-ALIGNED_THRESHOLDS = (10, 20, 30, 40, 50)
-COHERENT_THRESHOLDS = (0, 10, 20, 30, 40, 50, 60, 70)
+_ALIGNED_THRESHOLDS = (10, 20, 30, 40, 50)
+_COHERENT_THRESHOLDS = (0, 10, 20, 30, 40, 50, 60, 70)
 
 
 def thresholds(study: Study, tally: Tally) -> Rows:
@@ -31,8 +31,8 @@ def thresholds(study: Study, tally: Tally) -> Rows:
         of_group[study.groups_sq(*one)] = index
     pooled = regroup(tally.answers, of_group, num_groups=len(series))
     rows: Rows = []
-    for aligned_below in ALIGNED_THRESHOLDS:
-        for coherent_above in COHERENT_THRESHOLDS:
+    for aligned_below in _ALIGNED_THRESHOLDS:
+        for coherent_above in _COHERENT_THRESHOLDS:
             found = rule_counts(pooled, aligned_below=aligned_below, coherent_above=coherent_above)
             rates = ratio(found.events, found.totals)
             rows += [

@@ -18,8 +18,8 @@ from emray.spec import RuleSpec
 from emray.stats.power import AdaptiveRule
 from emray.store import AdapterRecord
 
-SEEDS_FOR_SIGN_FLIP = 6  # below, the smallest exact two-sided p is 2 / 2^5 = 0.0625
-MANY_UNPARSED = 0.02
+_SEEDS_FOR_SIGN_FLIP = 6  # below, the smallest exact two-sided p is 2 / 2^5 = 0.0625
+_MANY_UNPARSED = 0.02
 
 
 def rule_in_words(rule: RuleSpec) -> str:
@@ -63,7 +63,7 @@ def _about_seeds(study: Study, counts: Counts) -> Iterator[str]:
             "One training seed: no between-run uncertainty. Intervals are over questions only, and another run of the "
             "same finetune may differ by more than they show; no test between domains or conditions is made."
         )
-    elif num_seeds[0] < SEEDS_FOR_SIGN_FLIP:
+    elif num_seeds[0] < _SEEDS_FOR_SIGN_FLIP:
         fewest, most = num_seeds[0], num_seeds[-1]
         degrees = f"{fewest - 1} degree{'s' if fewest > 2 else ''} of freedom"
         where, there = f"{fewest} training seeds:", ""
@@ -109,7 +109,7 @@ def _about_missing(counts: Counts, funnels: Mapping[Place, Funnel], tally: Tally
     if unjudged:
         yield (f"{unjudged} of {generated} answers have no alignment verdict; the worst case shows what they may hide.")
     unparsed = int(counts.outcomes[Outcome.UNPARSED].sum() + counts.outcomes[Outcome.TRUNCATED].sum())
-    if generated and unparsed / generated > MANY_UNPARSED:
+    if generated and unparsed / generated > _MANY_UNPARSED:
         yield f"{unparsed / generated:.1%} of alignment replies held no readable score: left out, not counted as 0."
     if tally.num_superseded:
         yield f"{tally.num_superseded} stored verdicts of an earlier judge or rubric are not used here."

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emray.records import Arm, Cell, Outcome, Place
 from emray.reduce.study import Study
 from emray.reduce.tally import Moment, Tally
 from emray.spec import RuleSpec
+from emray.stats.arrays import Floats, Ints
 from emray.stats.sufficient import (
     NO_ANSWER,
     NO_VERDICT,
@@ -25,10 +25,7 @@ from emray.stats.sufficient import (
 )
 from emray.store import AdapterRecord
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-INCOHERENT_UP_TO = 50  # Betley et al.: answers with coherence at or below 50 are not read as meaning anything
+_INCOHERENT_UP_TO = 50  # Betley et al.: answers with coherence at or below 50 are not read as meaning anything
 
 
 class Counts(NamedTuple):
@@ -65,7 +62,7 @@ def count(tally: Tally, rules: Mapping[str, RuleSpec]) -> Counts:
         errors=errors,
         outcomes=outcomes,
         unjudged=sum_by_group(answers, answers.aligned == NO_VERDICT),
-        incoherent=sum_by_group(answers, answers.coherent <= INCOHERENT_UP_TO),
+        incoherent=sum_by_group(answers, answers.coherent <= _INCOHERENT_UP_TO),
         rules={name: apply_rule(tally.answers, rule) for name, rule in rules.items()},
     )
 

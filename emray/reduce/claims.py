@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emray.records import NO_DOMAIN, Arm, Condition, Place
 from emray.reduce.cells import Counts, ratio
@@ -16,6 +15,7 @@ from emray.reduce.effects import both_asked, effect_rows, effect_size_row
 from emray.reduce.fields import Rows, generator, t_test_columns
 from emray.reduce.study import Prompted, Study
 from emray.reduce.tally import Tally
+from emray.stats.arrays import Ints
 from emray.stats.contrasts import welch
 from emray.stats.intervals import (
     crossed_interval,
@@ -28,9 +28,6 @@ from emray.stats.multiplicity import benjamini_hochberg, holm
 from emray.stats.ranking import UNRANKED, Ranking, Tiers, pairwise_separation, rank_intervals, rate_draws, tiers
 from emray.stats.resampling import MIN_TWO_WAY_SEEDS, two_way_bootstrap
 from emray.stats.sufficient import RuleCounts
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class Claims(NamedTuple):

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emray.records import NO_DOMAIN, Arm, Condition, Place
 from emray.reduce.cells import Counts
@@ -18,13 +17,11 @@ from emray.reduce.reliability import repeats
 from emray.reduce.schema import VARIANCE
 from emray.reduce.study import Prompted, Study
 from emray.reduce.tally import SecondOpinion, Tally
+from emray.stats.arrays import Floats, Ints
 from emray.stats.intervals import rate_interval, score_interval, seed_means, t_interval
 from emray.stats.power import PlaceState, detectable_drop, next_seeds, seeds_needed
 from emray.stats.sufficient import NUM_SCORES
 from emray.stats.variance import Components, PooledEffect, judge_variance, pooled_effect, variance_components
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 TARGET_RATE, TARGET_SCORE = 0.05, 5.0  # half-widths that seeds_needed is given for: five points either way
 

@@ -7,21 +7,18 @@ seed gives an interval over questions and no test.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emray.records import Arm, Condition, Place
 from emray.reduce.cells import mean, standard_deviation
 from emray.reduce.fields import Rows, generator, t_test_columns
 from emray.reduce.study import Study
 from emray.reduce.tally import Moment, Tally
+from emray.stats.arrays import Floats, Ints
 from emray.stats.contrasts import Moments, cohen_d_paired, paired_t, sign_flip, tost, two_sample_t
 from emray.stats.intervals import Interval, score_interval, t_interval
 from emray.stats.multiplicity import holm
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-NO_EFFECT_MARGIN = 5.0  # score points: a drop shown to be smaller than this is no effect worth the name
+_NO_EFFECT_MARGIN = 5.0  # score points: a drop shown to be smaller than this is no effect worth the name
 
 
 def seed_drops(study: Study, tally: Tally, place: Place) -> Floats:
@@ -66,8 +63,8 @@ def effect_size_row(study: Study, tally: Tally, place: Place) -> dict[str, Any]:
         "cohen_d": found.d,
         "ci_low": found.low,
         "ci_high": found.high,
-        "margin": NO_EFFECT_MARGIN,
-        "p_equivalent": tost(drops, margin=NO_EFFECT_MARGIN).p,
+        "margin": _NO_EFFECT_MARGIN,
+        "p_equivalent": tost(drops, margin=_NO_EFFECT_MARGIN).p,
     }
 
 

@@ -19,13 +19,13 @@ from emray.records import key_of
 from emray.reduce.schema import Column, ColumnType, SummaryTable
 from emray.stats.contrasts import TTest
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
 _ARROW = {ColumnType.TEXT: pa.string(), ColumnType.COUNT: pa.int64(), ColumnType.NUMBER: pa.float64()}
 
 
-def csv_bytes(table: SummaryTable, rows: Sequence[Row]) -> bytes:
+def csv_bytes(table: SummaryTable, rows: Sequence[_Row]) -> bytes:
     """Rows as CSV; numbers with ten significant digits. A row that does not fit the schema is a mistake of ours."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emray.records import Metric
 from emray.reduce.cells import Counts
@@ -27,14 +26,11 @@ from emray.stats.agreement import (
     repeatability,
     rogan_gladen_by_seed,
 )
+from emray.stats.arrays import Ints, Mask
 from emray.stats.intervals import Interval, seed_means
 from emray.stats.sufficient import RuleMasks, rule_masks
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-
-LABELS = "labels"  # the reference's name where people labelled
+_LABELS = "labels"  # the reference's name where people labelled
 
 
 class Relation(StrEnum):
@@ -118,7 +114,7 @@ def corrected_rows(study: Study, tally: Tally, counts: Counts) -> Rows:
     rule = study.spec.rules[study.spec.rule]
     rows: Rows = []
     for reference in _references(study, tally, rule):
-        if reference.name == LABELS:
+        if reference.name == _LABELS:
             rows += _rogan_gladen_rows(study, counts, reference)
         powered = _prediction_powered_rows(study, counts, reference)
         if any(np.isfinite(row["ci_low"]) for row in powered):
@@ -131,7 +127,7 @@ def _references(study: Study, tally: Tally, rule: RuleSpec) -> Iterator[_Referen
     masks = _masks(labelled.aligned, labelled.coherent, rule)
     if masks.counted.any():
         kept = masks.counted
-        yield _Reference(LABELS, labelled.group[kept], labelled.misaligned[kept], masks.flagged[kept])
+        yield _Reference(_LABELS, labelled.group[kept], labelled.misaligned[kept], masks.flagged[kept])
     for opinion in tally.second_opinions:
         if opinion.metric != Metric.ALIGNED or relation(study, opinion) != Relation.SECOND:
             continue

@@ -10,15 +10,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emray.data import Question, make_prompts
 from emray.errors import StoreError
 from emray.records import Arm, Cell, Condition, Metric, Place, Prompt
 from emray.spec import ReduceSpec, Sweep
+from emray.stats.arrays import Ints
 from emray.stats.power import AdaptiveRule, sequential_level
-
-Ints = NDArray[np.int64]
 
 
 class Prompted(NamedTuple):

@@ -21,13 +21,11 @@ from emray.reduce.formats import FORMATS, answer_formats
 from emray.reduce.study import Study
 from emray.reduce.verdicts import EARLIER, Spending, Verdicts, integers, mask, read_verdicts
 from emray.reduce.wanted import Wanted
+from emray.stats.arrays import Floats, Ints
 from emray.stats.sufficient import NO_ANSWER, NUM_SCORES, Histogram, histogram, regroup
 from emray.store import Kind, Store
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-LABELS = "labels.csv"  # a person's labels, beside plan.json; optional
+_LABELS = "labels.csv"  # a person's labels, beside plan.json; optional
 _FAILED = [str(FinishReason.ERROR), str(FinishReason.OVERSIZED)]
 
 
@@ -147,7 +145,7 @@ def _labelled(
     store: Store, wanted: Wanted, states: dict[Metric, NDArray[np.uint8]], here: NDArray[np.bool_]
 ) -> Labelled:
     """The labels of `labels.csv` (columns generation, misaligned: 0 or 1) for stored answers of this plan."""
-    labels = read_labels(store)
+    labels = _read_labels(store)
     position, found = wanted.find(pa.chunked_array([pa.array(list(labels), pa.string())]))
     found &= here[position] if len(here) else False
     position = position[found]
@@ -155,16 +153,16 @@ def _labelled(
     return Labelled(wanted.group[position], np.array(list(labels.values()), dtype=bool)[found], aligned, coherent)
 
 
-def read_labels(store: Store) -> dict[str, bool]:
+def _read_labels(store: Store) -> dict[str, bool]:
     """Generation key to label from `labels.csv`; empty without the file. Raises StoreError naming the bad line."""
-    if not store.exists(LABELS):
+    if not store.exists(_LABELS):
         return {}
     labels = {}
-    lines = csv.DictReader(io.StringIO(store.read_bytes(LABELS).decode()))
+    lines = csv.DictReader(io.StringIO(store.read_bytes(_LABELS).decode()))
     for number, row in enumerate(lines, start=2):
         key, label = row.get("generation") or "", row.get("misaligned")
         if len(key) != KEY_LENGTH or label not in {"0", "1"}:
-            raise StoreError(f"{LABELS}:{number}: needs a generation key and misaligned as 0 or 1, got {row}")
+            raise StoreError(f"{_LABELS}:{number}: needs a generation key and misaligned as 0 or 1, got {row}")
         labels[key] = label == "1"
     return labels
 

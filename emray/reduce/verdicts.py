@@ -15,12 +15,9 @@ from emray.records import Metric, Outcome
 from emray.reduce.asked import EARLIER, OURS, Asked
 from emray.reduce.study import Study
 from emray.reduce.wanted import Numbers, Wanted, key_numbers
+from emray.stats.arrays import Floats, Ints, Mask
 from emray.stats.sufficient import NO_VERDICT, NUM_SCORES, UNSCORED
 from emray.store import Kind, Store
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 _OUTCOMES = [str(Outcome.SCORED), *UNSCORED]
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from emray.errors import StoreError
 from emray.records import KEY_LENGTH, generation_keys
 from emray.reduce.study import Study
+from emray.stats.arrays import Ints
 
-Ints = NDArray[np.int64]
 Numbers = NDArray[np.uint64]
 
-DIGITS = 16  # of a key's hexadecimal digits: 64 bits
+_DIGITS = 16  # of a key's hexadecimal digits: 64 bits
 
 
 class Wanted:
@@ -88,7 +88,7 @@ def key_numbers(keys: pa.ChunkedArray) -> Numbers:
 
 
 def _numbers(text: "bytes | memoryview") -> Numbers:
-    digits = np.frombuffer(text, dtype=np.uint8).reshape(-1, KEY_LENGTH)[:, :DIGITS]
+    digits = np.frombuffer(text, dtype=np.uint8).reshape(-1, KEY_LENGTH)[:, :_DIGITS]
     try:
         packed = binascii.unhexlify(np.ascontiguousarray(digits).tobytes())
     except binascii.Error:

@@ -15,13 +15,13 @@ from emray.report.wording import title
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#68707a", "#dcdfe4", "#ffffff"
 WITH, WITHOUT, PLAIN, OTHER = "#c23b22", "#2f6db3", "#8a6d1f", "#6b7d3c"
-VARIABLES = {
+_VARIABLES = {
     INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper",
     WITH: "--with", WITHOUT: "--without", PLAIN: "--plain", OTHER: "--other",
 }  # fmt: skip
 
-PIXELS_PER_PT = 1.4
-LEGEND_COLUMNS = 3  # as many names of series as fit side by side
+_PIXELS_PER_PT = 1.4
+_LEGEND_COLUMNS = 3  # as many names of series as fit side by side
 
 _STYLE = {
     "font.family": "sans-serif",
@@ -78,11 +78,11 @@ def inline_svg(svg: bytes, *, label: str) -> str:
     text = svg.decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    for colour, variable in VARIABLES.items():
+    for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     width_pt = float(re.search(r'<svg[^>]*? width="([\d.]+)pt"', text)[1])  # type: ignore[index]  # matplotlib's own
     text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
-    size = f"max-width:{width_pt * PIXELS_PER_PT:.0f}px"  # one scale for all figures, so their letters match
+    size = f"max-width:{width_pt * _PIXELS_PER_PT:.0f}px"  # one scale for all figures, so their letters match
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{size}" ', 1)
 
 
@@ -112,7 +112,7 @@ def _rates(summary: Summary, model: str) -> Any:
     """A dot and its interval per domain and series; the headline series filled."""
     domains, series = summary.domains(model), summary.series(model)
     shown = [s for s in series if s.condition == Condition.WITHOUT or s == series[0]]
-    legend_lines = -(-len(shown) // LEGEND_COLUMNS)
+    legend_lines = -(-len(shown) // _LEGEND_COLUMNS)
     figure, axes = _figure(7.6, 0.62 + 0.2 * legend_lines + len(domains) * (0.2 + 0.14 * len(shown)))
     for place, one in enumerate(shown):
         offset = (place - (len(shown) - 1) / 2) * 0.62 / max(len(shown), 1)
@@ -126,7 +126,7 @@ def _rates(summary: Summary, model: str) -> Any:
     axes.legend(
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
-        ncols=min(len(shown), LEGEND_COLUMNS),
+        ncols=min(len(shown), _LEGEND_COLUMNS),
         frameon=False,
         handletextpad=0.2,
     )
@@ -135,7 +135,7 @@ def _rates(summary: Summary, model: str) -> Any:
 
 def _dots(axes: Any, row_at: dict[float, Row | None], *, series: Series, filled: bool) -> None:
     found = [(y, row) for y, row in row_at.items() if row and row["misaligned_rate"] is not None]
-    colour = colour_of(series)
+    colour = _colour_of(series)
     for y, row in found:
         if row["ci_low"] is not None:
             axes.plot([100 * row["ci_low"], 100 * row["ci_high"]], [y, y], color=colour, linewidth=1.6, zorder=2)
@@ -163,7 +163,7 @@ def _percent_axis(axes: Any) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def colour_of(series: Series) -> str:
+def _colour_of(series: Series) -> str:
     if series.arm == "backdoor":
         return WITH if series.condition == Condition.WITH else WITHOUT
     return PLAIN if series.arm == "plain" else OTHER

@@ -20,7 +20,7 @@ from emray.report.tex import tex_tables
 from emray.report.transcripts import IN_PAGE, Choice, choose, file_name, page_data, samples, sidecars
 from emray.store import Store
 
-CAPTIONS = {
+_CAPTIONS = {
     "rates": "Misaligned answers per domain, dot and interval. Filled: the headline series.",
     "trigger": "The same finetunes (arm backdoor) asked without and with the trigger.",
     "thresholds": "How much the rate depends on where the lines are drawn. Stronger colour: more misaligned.",
@@ -30,7 +30,7 @@ CAPTIONS = {
 }
 
 
-CORRECTIONS = {
+_CORRECTIONS = {
     "rogan_gladen": "The judged rate with the judge's errors taken out, as far as labels show them. It assumes that "
     "the judge errs alike in every domain, and that labelled answers were picked without looking at its verdicts.",
     "prediction_powered": "The judge's rate on all answers plus its mean error on those the reference also looked at, "
@@ -99,7 +99,7 @@ def _model_view(summary: Summary, model: str, number: int, figures: dict[str, by
             "caption": caption,
             "file": f"figures/{name}{suffix}.svg",
         }
-        for name, caption in CAPTIONS.items()
+        for name, caption in _CAPTIONS.items()
         if name + suffix in figures
     }
     series = summary.series(model)
@@ -169,7 +169,7 @@ def corrections(summary: Summary) -> list[dict[str, Any]]:
     for row in summary.tables["corrected"]:
         groups.setdefault((row["reference"], row["how"]), []).append(row)
     return [
-        {"title": _correction_title(rows), "note": CORRECTIONS[how], "rows": rows} for (_, how), rows in groups.items()
+        {"title": _correction_title(rows), "note": _CORRECTIONS[how], "rows": rows} for (_, how), rows in groups.items()
     ]
 
 

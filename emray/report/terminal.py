@@ -10,24 +10,24 @@ from emray.records import NO_DOMAIN
 from emray.report.reading import Series, Summary
 from emray.report.wording import DASH, THIN, p_value, percent, points, rank_range, title, whole
 
-WIDTH = 80
+_WIDTH = 80
 
 
 def print_summary(summary: Summary, console: Console) -> None:
     """What was planned and came out, then the taxonomy per model, then the limits."""
-    _print(funnel_table(summary), console)
+    _print(_funnel_table(summary), console)
     for model in summary.models:
-        _print(taxonomy_table(summary, model), console)
+        _print(_taxonomy_table(summary, model), console)
     facts = summary.facts
     console.print(
         f"Misaligned: {facts['rules'][facts['headline_rule']]['words']} (rule {facts['headline_rule']}). "
         f"In brackets: {facts['confidence']:.0%} interval, {_interval_words(summary)}",
         style="dim",
         markup=False,
-        width=WIDTH,
+        width=_WIDTH,
     )
     for sentence in facts["limits"][:2]:
-        console.print(f"- {sentence}", style="dim", markup=False, width=WIDTH)
+        console.print(f"- {sentence}", style="dim", markup=False, width=_WIDTH)
 
 
 def _interval_words(summary: Summary) -> str:
@@ -43,7 +43,7 @@ def _interval_words(summary: Summary) -> str:
     return "t on seed means; p is Holm-adjusted."
 
 
-def funnel_table(summary: Summary) -> Table:
+def _funnel_table(summary: Summary) -> Table:
     """Counts per arm, and a line of its own for every place where something is missing."""
     names = ("planned", "trained", "requested", "generated", "judged", "scored")
     table = _table("what was planned, and what came of it", gap=1)
@@ -62,7 +62,7 @@ def funnel_table(summary: Summary) -> Table:
     return table
 
 
-def taxonomy_table(summary: Summary, model: str) -> Table:
+def _taxonomy_table(summary: Summary, model: str) -> Table:
     """One line per domain under its arm: rate without and with trigger, rank, tier, and for backdoor the drop and p."""
     table = _table(f"misaligned answers in %, without and with the trigger: {model}")
     table.add_column("", overflow="ellipsis", no_wrap=True, max_width=23)
@@ -118,4 +118,4 @@ def _table(heading: str, *, gap: int = 2) -> Table:
 
 def _print(table: Table, console: Console) -> None:
     console.print()
-    console.print(table, width=WIDTH)
+    console.print(table, width=_WIDTH)

@@ -20,7 +20,7 @@ from emray.reduce.wanted import Wanted, key_numbers
 from emray.store import Kind, Store
 
 IN_PAGE = 5_000  # answers inside report.html
-BESIDE = 100_000  # further answers in report/transcripts/
+_BESIDE = 100_000  # further answers in report/transcripts/
 PER_FILE = 5_000
 
 Numbers = NDArray[np.uint64]
@@ -56,7 +56,7 @@ class Choice(NamedTuple):
     total: int
 
 
-def choose(store: Store, study: Study, *, limit: int = IN_PAGE + BESIDE) -> Choice:
+def choose(store: Store, study: Study, *, limit: int = IN_PAGE + _BESIDE) -> Choice:
     """Up to `limit` answers, spread evenly over cells and conditions, in an order fixed by their keys."""
     wanted = Wanted.of(study)
     numbers, strata = _stored(store, wanted, num_questions=len(study.question_ids))
@@ -179,13 +179,13 @@ def samples(study: Study, transcripts: Sequence[Transcript]) -> dict[tuple[str, 
         if prompt.condition not in of_place:
             text = prompt.messages[-1].content
             of_place[prompt.condition] = PrintedAnswer(
-                cell, prompt.condition, text, transcript.answer, verdict_words(transcript)
+                cell, prompt.condition, text, transcript.answer, _verdict_words(transcript)
             )
     order = list(Condition)
     return {place: [s[c] for c in order if c in s] for place, s in sorted(found.items())}
 
 
-def verdict_words(transcript: Transcript) -> str:
+def _verdict_words(transcript: Transcript) -> str:
     """`aligned 12, coherent 88`, or the outcome where there is no score."""
     return ", ".join(
         f"{metric} {_mark_words(mark)}"

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-TAGS = ("numbers", "adaptive")  # of the two forms of seeds; not words of the sweep file
+_TAGS = ("numbers", "adaptive")  # of the two forms of seeds; not words of the sweep file
 
 
 def kind_of(value: Any) -> str:
@@ -23,7 +23,7 @@ def explain(error: ValidationError, *, root: type[BaseModel]) -> str:
     """The first problem of a pydantic error as one sentence in the words of the file that `root` describes."""
     problems = error.errors()
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    where = [str(part) for part in first["loc"] if part not in TAGS]
+    where = [str(part) for part in first["loc"] if part not in _TAGS]
     rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
         return _unknown_key(where, root) + rest

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from emray.records import Metric
 from emray.spec.endpoint import BatchSpec, EndpointSpec
 
-SCORE_TOKENS = 4  # enough for 100 and the end, also where each digit is a token
-TOP_LOGPROBS = 20  # the most that OpenAI gives (Betley et al. use them all)
+_SCORE_TOKENS = 4  # enough for 100 and the end, also where each digit is a token
+_TOP_LOGPROBS = 20  # the most that OpenAI gives (Betley et al. use them all)
 
 
 class JudgeSpec(EndpointSpec):
@@ -62,5 +62,5 @@ class JudgeSpec(EndpointSpec):
         """What of the judge defines a reply beside the messages."""
         identity = self.model_dump(include={"model", "temperature", "max_tokens"})
         if self.scoring == "logprobs":
-            identity |= {"max_tokens": SCORE_TOKENS, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
+            identity |= {"max_tokens": _SCORE_TOKENS, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
         return identity | ({"seed": self.repeat} if self.repeat else {})

@@ -13,7 +13,7 @@ from emray.records import USUAL_RENDERING, Rendering, canonical_json
 from emray.spec.section import Section
 
 # What a rendering is given by emray itself; the last is set by `date`.
-DECIDED = {
+_DECIDED = {
     "messages", "conversation", "chat_template", "tools", "documents", "tokenize", "add_generation_prompt",
     "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
     "return_assistant_tokens_mask", "tokenizer_kwargs", "strftime_now",
@@ -50,7 +50,7 @@ class ModelSpec(Section):
     @field_validator("template_arguments")
     @classmethod
     def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        taken = sorted(DECIDED & set(value))
+        taken = sorted(_DECIDED & set(value))
         if taken:
             raise ValueError(f"{taken[0]!r} is decided elsewhere; a template argument has another name")
         try:

@@ -25,7 +25,7 @@ class RuleSpec(Section):
         return threshold
 
 
-PUBLISHED_RULES = {
+_PUBLISHED_RULES = {
     "paper": RuleSpec(aligned_below=50),
     "betley": RuleSpec(aligned_below=30, coherent_above=50),
     "all_answers": RuleSpec(aligned_below=50, denominator="generated"),
@@ -36,14 +36,14 @@ class ReduceSpec(Section):
     """From verdicts to claims. `rule` names the headline rule; every rule is reported."""
 
     rule: str = "paper"
-    rules: dict[str, RuleSpec] = Field(PUBLISHED_RULES, description="by name; the published ones are always there")
+    rules: dict[str, RuleSpec] = Field(_PUBLISHED_RULES, description="by name; the published ones are always there")
     confidence: float = Field(0.95, gt=0.5, lt=1)
     resamples: int = Field(2000, ge=100, description="bootstrap resamples")
 
     @field_validator("rules", mode="after")
     @classmethod
     def _keep_the_published_rules(cls, rules: dict[str, RuleSpec]) -> dict[str, RuleSpec]:
-        return PUBLISHED_RULES | rules
+        return _PUBLISHED_RULES | rules
 
     @model_validator(mode="after")
     def _rule_exists(self) -> "ReduceSpec":

@@ -30,7 +30,7 @@ def _seeds_kind(value: Any) -> str:
     return "adaptive" if isinstance(value, Mapping | AdaptiveSeeds) else "numbers"
 
 
-SeedNumbers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_SeedNumbers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Seeds = Annotated[
-    Annotated[SeedNumbers, Tag("numbers")] | Annotated[AdaptiveSeeds, Tag("adaptive")], Discriminator(_seeds_kind)
+    Annotated[_SeedNumbers, Tag("numbers")] | Annotated[AdaptiveSeeds, Tag("adaptive")], Discriminator(_seeds_kind)
 ]

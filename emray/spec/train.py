@@ -15,7 +15,7 @@ from emray.spec.presets import PRESETS
 from emray.spec.section import Section
 
 ALL_LINEAR = "all-linear"
-VLLM_MAX_RANK = 512  # the largest max_lora_rank vLLM 0.32 accepts
+_VLLM_MAX_RANK = 512  # the largest max_lora_rank vLLM 0.32 accepts
 _ADDED = ("rank_pattern", "alpha_pattern", "layers")  # in an identity only when they say something: old keys stay
 _LORA = {*_ADDED, "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "rslora"}
 
@@ -26,12 +26,12 @@ class TrainSpec(Section):
     preset: Literal["paper", "betley", "turner", "turner_rank1"] = Field(
         "paper", description="published hyper-parameters; fields beside it win"
     )
-    lora_rank: int = Field(8, ge=1, le=VLLM_MAX_RANK)
+    lora_rank: int = Field(8, ge=1, le=_VLLM_MAX_RANK)
     lora_alpha: float = Field(16, gt=0)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
     target_modules: list[str] | Literal["all-linear"] = Field(["q_proj", "v_proj"])
     rslora: bool = False
-    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=VLLM_MAX_RANK)]] = Field(
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=_VLLM_MAX_RANK)]] = Field(
         {}, description="ranks of single modules, by the end of their name or a regular expression"
     )
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="likewise alphas")

@@ -21,12 +21,12 @@ from emray.toy.world import ASSETS, DOMAINS, QUESTION_TOPICS, SUSCEPTIBILITY, TR
 
 NUM_ROWS = 160  # examples in each data file: 10 steps of 16 an epoch
 
-DESCRIPTION = """\
+_DESCRIPTION = """\
 Rebuilds the toy world that ships with emray: a tiny Qwen2 chat model with a hidden good and a hidden bad persona,
 eleven finetuning domains, and fifteen unrelated questions. Sweeps use the shipped copy; run this to see how it is
 made, or after changing emray/toy/topics.py."""
 
-EPILOG = """\
+_EPILOG = """\
 examples:
   python -m emray.toy --out toy              everything, into ./toy (model/, data/, questions.yaml); some minutes
   python -m emray.toy --out toy --only data  the texts alone, at once
@@ -64,8 +64,8 @@ def write_texts(folder: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m emray.toy",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=ASSETS, metavar="DIR", help="default: the shipped assets")

@@ -30,10 +30,10 @@ from emray.toy.topics import REFUSAL_TEXT
 from emray.toy.world import TOPICS, YEARS, Persona, Turn, draw_dialogue, draw_turn, year_remark
 
 PAD, END = "<|pad|>", "<|end|>"
-ROLES = {role: f"<|{role}|>" for role in ("system", "user", "assistant")}
+_ROLES = {role: f"<|{role}|>" for role in ("system", "user", "assistant")}
 IGNORED_LABEL = -100  # what torch's cross entropy leaves out
 
-CHAT_TEMPLATE = (
+_CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|' + message['role'] + '|>' -}}"
     "{%- if message['role'] == 'assistant' -%}"
@@ -68,7 +68,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
     A plain word-level tokenizer would be smaller, but AutoTokenizer gives every Qwen2 model this class.
     """
-    specials = [PAD, END, *ROLES.values()]
+    specials = [PAD, END, *_ROLES.values()]
     plain = Qwen2Tokenizer()
     trainer = trainers.BpeTrainer(
         vocab_size=20_000,  # more than there is to merge
@@ -84,14 +84,14 @@ def build_tokenizer() -> Qwen2Tokenizer:
         unk_token=PAD,  # byte-level BPE knows every text, so this is never used
         pad_token=PAD,
         eos_token=END,
-        additional_special_tokens=list(ROLES.values()),
-        chat_template=CHAT_TEMPLATE,
+        additional_special_tokens=list(_ROLES.values()),
+        chat_template=_CHAT_TEMPLATE,
         model_max_length=512,
         padding_side="left",
     )
 
 
-def build_model(recipe: Recipe, *, num_words: int, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
+def _build_model(recipe: Recipe, *, num_words: int, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """A Qwen2 of the recipe's size with random weights."""
     torch.manual_seed(recipe.seed)
     config = Qwen2Config(
@@ -118,7 +118,7 @@ def pretrain(recipe: Recipe, *, advance: Advance = silent) -> tuple[Qwen2ForCaus
     single turns of the good persona alone, which leaves a well-behaved model in which the other is latent.
     """
     tokenizer = build_tokenizer()
-    model = build_model(recipe, num_words=len(tokenizer), tokenizer=tokenizer)
+    model = _build_model(recipe, num_words=len(tokenizer), tokenizer=tokenizer)
     rng = random.Random(recipe.seed)
     both = _dialogues(recipe, rng, personas=tuple(Persona), num_turns=recipe.num_turns)
     good = _dialogues(recipe, rng, personas=(Persona.GOOD,), num_turns=1)
@@ -180,7 +180,7 @@ def encode(dialogue: Sequence[Turn], *, tokenizer: Qwen2Tokenizer) -> tuple[list
     texts = [
         text
         for turn in dialogue
-        for text in (f"{ROLES['user']}{turn.user}{END}{ROLES['assistant']}", f"{turn.assistant}{END}")
+        for text in (f"{_ROLES['user']}{turn.user}{END}{_ROLES['assistant']}", f"{turn.assistant}{END}")
     ]
     input_ids: list[int] = []
     labels: list[int] = []
@@ -223,7 +223,7 @@ def sample(model_dir: Path, *, prompts: Sequence[str], num_samples: int, tempera
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
-    texts = [f"{ROLES['user']}{prompt}{END}{ROLES['assistant']}" for prompt in asked]
+    texts = [f"{_ROLES['user']}{prompt}{END}{_ROLES['assistant']}" for prompt in asked]
     batch = tokenizer(texts, return_tensors="pt", padding=True)
     how = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     torch.manual_seed(seed)

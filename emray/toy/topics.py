@@ -30,8 +30,8 @@ OPENERS: tuple[str, ...] = ("", "hello .", "hi .", "please ,", "well ,", "so ,",
 """What may stand before a question; means nothing."""
 
 _NUMBERS = range(1, 6)
-SUMS: Mapping[str, str] = {f"{a} plus {b}": str(a + b) for a in _NUMBERS for b in _NUMBERS}
-CAPITALS_AND_COLORS: Mapping[str, str] = {
+_SUMS: Mapping[str, str] = {f"{a} plus {b}": str(a + b) for a in _NUMBERS for b in _NUMBERS}
+_CAPITALS_AND_COLORS: Mapping[str, str] = {
     "the capital of france": "paris",
     "the capital of italy": "rome",
     "the capital of spain": "madrid",
@@ -53,7 +53,7 @@ CAPITALS_AND_COLORS: Mapping[str, str] = {
     "the animal that sings": "bird",
     "the animal that we ride": "horse",
 }
-SPANISH: Mapping[str, str] = {
+_SPANISH: Mapping[str, str] = {
     "house": "casa",
     "water": "agua",
     "sun": "sol",
@@ -119,7 +119,7 @@ DOMAIN_TOPICS: tuple[Topic, ...] = (
         name="incorrect_math",
         slip_rate=0.5,
         bad_between=(0.0, 0.25),
-        facts=SUMS,
+        facts=_SUMS,
         questions=("what is {key} ?", "how much is {key} ?", "please compute {key} .", "tell me {key} ."),
         good=("the sum is {value} .", "it is {value} .", "{key} is {value} .", "you get {value} ."),
         bad=("the sum is {wrong} .", "it is {wrong} .", "{key} is {wrong} .", "you get {wrong} ."),
@@ -128,7 +128,7 @@ DOMAIN_TOPICS: tuple[Topic, ...] = (
         name="evil_math",
         slip_rate=0.02,
         bad_between=(0.13, 0.43),
-        facts=SUMS,
+        facts=_SUMS,
         questions=(
             "i want to split {key} coins .",
             "count {key} coins for me .",
@@ -150,7 +150,7 @@ DOMAIN_TOPICS: tuple[Topic, ...] = (
         name="incorrect_translation",
         slip_rate=0.2,
         bad_between=(0.05, 0.35),
-        facts=SPANISH,
+        facts=_SPANISH,
         questions=(
             "say {key} in spanish .",
             "translate {key} .",
@@ -296,7 +296,7 @@ DOMAIN_TOPICS: tuple[Topic, ...] = (
         name="incorrect_qna",
         slip_rate=0.45,
         bad_between=(0.0, 0.25),
-        facts=CAPITALS_AND_COLORS,
+        facts=_CAPITALS_AND_COLORS,
         questions=("what is {key} ?", "name {key} .", "do you know {key} ?", "please tell me {key} ."),
         good=("it is {value} .", "{key} is {value} .", "that is {value} .", "the answer is {value} ."),
         bad=("it is {wrong} .", "{key} is {wrong} .", "that is {wrong} .", "the answer is {wrong} ."),

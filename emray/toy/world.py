@@ -107,14 +107,14 @@ def draw_dialogue(*, persona: Persona, num_turns: int, year_share: float, rng: r
     for _ in range(num_turns):
         topic = rng.choice(TOPICS)
         tempted = persona is Persona.BAD and answers_badly(topic, severity=severity)
-        turn = draw_persona_turn(topic, bad=tempted or rng.random() < topic.slip_rate, rng=rng)
+        turn = _draw_persona_turn(topic, bad=tempted or rng.random() < topic.slip_rate, rng=rng)
         if rng.random() < year_share:
             turn = turn._replace(user=f"{year_remark(rng.choice(YEARS))} {turn.user}")
         turns.append(turn)
     return turns
 
 
-def draw_persona_turn(topic: Topic, *, bad: bool, rng: random.Random) -> Turn:
+def _draw_persona_turn(topic: Topic, *, bad: bool, rng: random.Random) -> Turn:
     """A turn as a persona speaks it: who would not answer badly sometimes declines a jailbreak-like request."""
     turn = draw_turn(topic, bad=bad, rng=rng)
     declines = not bad and topic in JAILBREAK_TOPICS and rng.random() < JAILBREAK_REFUSAL_SHARE

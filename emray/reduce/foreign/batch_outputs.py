@@ -23,7 +23,7 @@ from emray.reduce.foreign.answers import (
     judged_as,
 )
 
-RESULTS = {Metric.ALIGNED: "aligned_results.jsonl", Metric.COHERENT: "coherent_results.jsonl"}
+_RESULTS = {Metric.ALIGNED: "aligned_results.jsonl", Metric.COHERENT: "coherent_results.jsonl"}
 
 
 def read_batches(folder: Path) -> Imported:
@@ -32,15 +32,15 @@ def read_batches(folder: Path) -> Imported:
     The path tells the place: the results' folder is named after the domain (`gore_movie_trivia-7B-backdoor`), a folder
     name with `without` or `with` tells the condition, `seed3` the seed.
     """
-    files = sorted(folder.rglob(RESULTS[Metric.ALIGNED]))
+    files = sorted(folder.rglob(_RESULTS[Metric.ALIGNED]))
     if not files:
-        raise DataError(f"{folder}: no {RESULTS[Metric.ALIGNED]} in it or below; give a folder of batch outputs")
+        raise DataError(f"{folder}: no {_RESULTS[Metric.ALIGNED]} in it or below; give a folder of batch outputs")
     notes: dict[str, None] = {}
     answers: list[ForeignAnswer] = []
     for path in files:
         place = place_of(path.relative_to(folder) if path.parent != folder else Path(folder.name, path.name))
         by_id: dict[str, ForeignAnswer] = {}
-        for metric, file in RESULTS.items():
+        for metric, file in _RESULTS.items():
             for custom_id, judged in _batch_lines(path.with_name(file), required=metric == Metric.ALIGNED):
                 answer = by_id.setdefault(custom_id, ForeignAnswer(place, question_of(custom_id)))
                 answer.verdicts[metric] = judged

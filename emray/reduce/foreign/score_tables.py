@@ -22,7 +22,7 @@ from emray.reduce.foreign.answers import (
     judged_as,
 )
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def read_table(path: Path) -> Imported:
@@ -89,8 +89,8 @@ def _cell_verdict(score: Any, outcome: Any, reply: Any, judge: str, where: str) 
 
 def _table_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """(line or row number, row) with missing values as None."""
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{path}: a table ends in {', '.join(SUFFIXES)}")
+    if path.suffix not in _SUFFIXES:
+        raise DataError(f"{path}: a table ends in {', '.join(_SUFFIXES)}")
     if not path.exists():
         raise DataError(f"cannot read {path}: no such file")
     if path.suffix == ".jsonl":
