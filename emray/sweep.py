@@ -98,7 +98,7 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         console.print(f"note: {note}", style="yellow", markup=False)
     with _only_sweep_in(store), ExitStack() as resources:
         store.settle()  # what a killed run left in many parts
-        services = Services(resources, address=arguments.address)
+        services = Services(resources, store=store, address=arguments.address)
         run_waves(_Command(plan, arguments.until, store, services, console), first)
     return 0
 

@@ -6,23 +6,26 @@ Not for what runs on them. The invariant: each starts when first needed and ends
 from contextlib import ExitStack
 from functools import cached_property
 
-from emray.cluster import connected
+from emray.cluster import check_shared, connected
 from emray.spec import TOY, Sweep
+from emray.store import Store
 
 
 class Services:
     """Started on demand, one of each."""
 
-    def __init__(self, resources: ExitStack, *, address: str | None) -> None:
+    def __init__(self, resources: ExitStack, *, store: Store, address: str | None) -> None:
         self._resources = resources
-        self._address = address
+        self._store, self._address = store, address
         self._ray_runs = False
         self._vllm_judge: str | None = None
 
     def start_ray(self) -> None:
-        """Connect to Ray, once."""
+        """Connect to Ray, once. Raises SpecError when a node of the cluster does not see the run folder."""
         if not self._ray_runs:
             self._resources.enter_context(connected(self._address))
+            if self._address:
+                check_shared(self._store)
             self._ray_runs = True
 
     def judge_url(self, sweep: Sweep) -> str | None:

@@ -34,13 +34,14 @@ __all__ = ["AdapterRecord", "Keys", "Kind", "Lease", "Store", "key_array"]
 class Store:
     """A run folder. Cheap to make and to pickle; workers get one each."""
 
-    def __init__(self, root: str) -> None:
-        self._files: Files = ObjectFiles(root) if "://" in root else LocalFiles(root)
+    def __init__(self, root: str, *, known: bool = False) -> None:
+        """A local folder `known` to be there is not made where it is missing."""
+        self._files: Files = ObjectFiles(root) if "://" in root else LocalFiles(root, known=known)
         self._adapters, self._tables = Adapters(self._files), Tables(self._files)
         self.root = self._files.root
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Store, (self.root,))
+        return (_arrived, (self.root, "://" not in self.root and self.exists(".")))
 
     def __repr__(self) -> str:
         return f"Store({self.root!r})"
@@ -158,3 +159,8 @@ class Store:
     def stage_log(self) -> list[dict[str, Any]]:
         """Every logged stage in the order of its start."""
         return [self.read_json(name) for name in self.names("log", suffix=".json")]
+
+
+def _arrived(root: str, known: bool) -> Store:
+    """A store in another process, perhaps on another machine."""
+    return Store(root, known=known)

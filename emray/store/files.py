@@ -7,6 +7,7 @@ for the first time (`create`) or in place of one version (`replace`) was so for 
 import fcntl
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 import pyarrow as pa
+
+from emray.errors import StoreError
 
 Version = str  # of a file's content; only ever compared
 
@@ -74,13 +77,17 @@ class Files(Protocol):
 
 
 class LocalFiles:
-    """A folder: a temporary name that starts with a dot, then a rename."""
+    """A folder: a temporary name that starts with a dot, then a rename.
+
+    One that is `known` to be there is not made again: where it is missing, this node does not share it.
+    """
 
     readers = 4
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, known: bool = False) -> None:
         self._path = Path(root).expanduser().resolve()
         self.root = str(self._path)
+        self._known = known
 
     def exists(self, name: str) -> bool:
         return (self._path / name).exists()
@@ -132,9 +139,7 @@ class LocalFiles:
         return content.hex()
 
     def open_append(self, name: str) -> BinaryIO | None:
-        path = self._path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
+        return self._made_room(name).open("ab")
 
     def opened(self, name: str, *, size: int) -> AbstractContextManager[pa.NativeFile]:
         return pa.OSFile(str(self._path / name))
@@ -172,10 +177,20 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    @contextmanager
-    def _temporary(self, name: str) -> Iterator[Path]:
+    def _made_room(self, name: str) -> Path:
+        """Where the file goes, in a folder that is there."""
+        if self._known and not self._path.is_dir():
+            raise StoreError(
+                f"{self.root} is not on {socket.gethostname()}: the nodes of the cluster do not share it; "
+                "give --out a shared folder or s3://bucket/prefix"
+            )
         path = self._path / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def _temporary(self, name: str) -> Iterator[Path]:
+        path = self._made_room(name)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             yield temporary
