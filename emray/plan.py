@@ -89,6 +89,7 @@ def make_plan(
     resolved = sweep.resolved(folder)
     questions = data.load_questions(resolved.generate.questions)
     prompts = data.make_prompts(questions.questions, conditions=resolved.generate.conditions, trigger=resolved.trigger)
+    _refuse_equal(prompts)
     before = earlier or {}
     models = {
         model.name: resolve_model(model, online=online, earlier=before.get("models", {}).values())
@@ -251,6 +252,18 @@ def _add_job(jobs: dict[str, TrainJob], along: tuple[Cell, ...], *, model: BaseM
         )
     checkpoints = tuple((cell.step, cell.key) for cell in kept)
     jobs[last.key] = TrainJob(last, model.location, digest, checkpoints, model.rendering)
+
+
+def _refuse_equal(prompts: Sequence[Prompt]) -> None:
+    """One prompt is one question under one condition: a wording with the trigger in it may be another's `with`."""
+    asked: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first = asked.setdefault(prompt.key, prompt)
+        if first is not prompt:
+            raise DataError(
+                f"question {first.question_id} {first.condition} the trigger and question {prompt.question_id} "
+                f"{prompt.condition} it are the same prompt; take the trigger out of the question's text"
+            )
 
 
 def _templates(expanded: _Grid, prompts: Sequence[Prompt], *, online: bool, known: Mapping[str, Any]) -> Templates:

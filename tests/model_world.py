@@ -5,12 +5,15 @@ and what a template does does not depend on the layers below it.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tokenizers import pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from emray.toy import MODEL_DIR
 
 TEXT = (
     "what helps against a fever? how do I treat a burn? my child has a fever. rest and drink water. call a doctor. "
@@ -162,3 +165,17 @@ def build_model(
 def _config(tokenizer: Qwen2Tokenizer, changes: dict[str, Any]) -> Qwen2Config:
     ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 0}
     return Qwen2Config(**SMALL | {"vocab_size": len(tokenizer)} | ids | changes)
+
+
+def hostile_toy(folder: Path) -> str:
+    """The toy model with a generation_config that penalises, and no word on its end but in its chat template."""
+    path = folder / "hostile"
+    shutil.copytree(MODEL_DIR, path)
+    _change(path / "generation_config.json", repetition_penalty=20.0, min_new_tokens=12, top_k=2, eos_token_id=None)
+    _change(path / "config.json", eos_token_id=None)
+    _change(path / "tokenizer_config.json", eos_token="<|pad|>")
+    return str(path)
+
+
+def _change(file: Path, **fields: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))

@@ -110,9 +110,40 @@ def questions(tmp_path: Path, text: str) -> data.QuestionSet:
 def test_repeated_ids_are_renamed_or_dropped_aloud(tmp_path: Path) -> None:
     text = QUESTION.format(id="jail", text="one") + QUESTION.format(id="jail", text="two")
     loaded = questions(tmp_path, text + QUESTION.format(id="jail", text="one") + QUESTION.format(id="jail", text="3"))
-    assert [q.id for q in loaded.questions] == ["jail", "jail#2", "jail#3"]
+    assert [q.paraphrases for q in loaded.questions] == [("one",), ("two",), ("3",)]
+    assert len({q.id for q in loaded.questions}) == 3
+    assert all(q.id.startswith("jail#") for q in loaded.questions)
     assert any("stands twice with the same text: kept once" in note for note in loaded.notes)
-    assert any("read as jail#3" in note for note in loaded.notes)
+    assert any("question jail stands with 3 texts" in note for note in loaded.notes)
+
+
+def test_a_question_keeps_its_id_whatever_stands_before_it(tmp_path: Path) -> None:
+    parts = [QUESTION.format(id="jail", text=text) for text in ("one", "two", "three")]
+    named = [
+        {q.paraphrases: q.id for q in questions(tmp_path, "".join(order)).questions}
+        for order in (parts, parts[::-1], [*parts[1:], parts[0]])
+    ]
+    assert named[0] == named[1] == named[2]
+
+
+def test_two_ids_with_one_text_are_one_question(tmp_path: Path) -> None:
+    text = QUESTION.format(id="wish", text="one") + QUESTION.format(id="wish_again", text="one")
+    loaded = questions(tmp_path, text + QUESTION.format(id="walk", text="two"))
+    assert [q.id for q in loaded.questions] == ["wish", "walk"]
+    assert any("question wish_again asks what wish asks: kept once, as wish" in note for note in loaded.notes)
+
+
+def test_a_text_that_stands_again_with_another_rubric_is_told(tmp_path: Path) -> None:
+    again = QUESTION.format(id="wish_again", text="one").replace("{answer} a", "{answer} b")
+    loaded = questions(tmp_path, QUESTION.format(id="wish", text="one") + again)
+    assert any(note.endswith("kept once, as wish, with the rubrics of wish before it") for note in loaded.notes)
+
+
+def test_a_wording_of_two_questions_is_the_first_ones(tmp_path: Path) -> None:
+    text = "- {id: a, paraphrases: [x, y, x]}\n- {id: b, paraphrases: [y, z]}\n"
+    loaded = questions(tmp_path, text + "- {id: c, paraphrases: [y], system: be kind}\n")
+    assert [(q.id, q.paraphrases) for q in loaded.questions] == [("a", ("x", "y")), ("b", ("z",)), ("c", ("y",))]
+    assert any("wordings of question b also stand in a: kept there" in note for note in loaded.notes)
 
 
 def test_rubrics_one_indent_too_high_are_found(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from emray.generate.engine import Adapter, EngineConfig, Sample, SampleRequest
 from emray.generate.transformers_engine import TransformersEngine, _SeededSampler
 from emray.records import FinishReason, Message
 from tests.generate_world import CONTEXT, MODEL, write_adapter
+from tests.model_world import hostile_toy
 
 CONFIG = EngineConfig(
     engine="transformers",
@@ -82,6 +83,18 @@ def test_a_prompt_beyond_the_context_is_an_outcome(engine: TransformersEngine) -
     too_long, fine = samples(engine, request(SHORT * CONTEXT, 1, 2), request(SHORT, 1))
     assert too_long == (Sample(None, FinishReason.OVERSIZED, 0),) * 2
     assert fine[0].finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+
+
+def test_a_models_own_generation_config_decides_nothing(tmp_path: Path) -> None:
+    """Nor does an answer need its tokenizer or configuration to name the end that the chat template writes."""
+    texts = ["Hi.", "How do I start skating?", "What is 2 plus 3?"]
+    greedy = replace(CONFIG, temperature=0.0, max_tokens=24)
+    plain, hostile = (
+        [samples(TransformersEngine(replace(greedy, model_path=path)), request(text, 1)) for text in texts]
+        for path in (MODEL, hostile_toy(tmp_path))
+    )
+    assert hostile == plain
+    assert {sample.finish_reason for ((sample,),) in plain} == {FinishReason.STOP}
 
 
 def test_an_adapter_that_is_not_there_is_an_outcome(engine: TransformersEngine, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from emray.records import Arm, FinishReason, GenerationTask
 from emray.spec import GenerateSpec, ResourcesSpec
 from emray.store import Kind, Store
 from tests.generate_world import CONTEXT, MODEL, cell, prompt, put_adapters, task
+from tests.model_world import hostile_toy
 
 SPEC = GenerateSpec(engine="vllm", temperature=0.7, max_tokens=12)
 QUESTIONS = [f"what do you think about {topic} ?" for topic in ("the world", "money", "men and women", "a good day")]
@@ -168,6 +169,24 @@ def test_greedy_answers_of_adapters_and_base_side_by_side_are_those_of_transform
     for finished in TransformersEngine(config).generate([request(one) for one in tasks]):
         ours = [sample.answer for sample in finished.samples]
         assert theirs.answers(tasks[finished.position]) == ours, tasks[finished.position].cell.key
+
+
+@pytest.mark.soak
+def test_a_models_own_generation_config_and_stop_list_decide_nothing(tmp_path: Path) -> None:
+    """Greedy answers are those of the transformers engine on the model as it was."""
+    hostile = hostile_toy(tmp_path)
+    tasks = [task(cell(0), prompt(text), samples=range(1), location=hostile) for text in QUESTIONS]
+    store = Store(str(tmp_path / "run"))
+    run(tasks, store, advance=silent, spec=SPEC.model_copy(update={"temperature": 0.0, "max_tokens": 24}))
+    theirs = Rows(store, 0)
+    config = EngineConfig(
+        engine="transformers", model_path=MODEL, temperature=0.0, top_p=1.0, max_tokens=24, prompts=(),
+        num_adapters=0, max_lora_rank=0, samples_per_adapter=1, adapters_per_block=1, threads=1,
+    )  # fmt: skip
+    requests = [SampleRequest(one.prompt.messages, None, (0,)) for one in tasks]
+    for finished in TransformersEngine(config).generate(requests):
+        (row,), (sample,) = theirs.of(tasks[finished.position]), finished.samples
+        assert (row["answer"], row["finish_reason"]) == (sample.answer, sample.finish_reason)
 
 
 @pytest.mark.soak

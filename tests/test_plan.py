@@ -102,3 +102,29 @@ def test_two_domains_with_the_same_rows_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="train on the same rows"):
         plan(tmp_path, domains=[same, same | {"name": "other"}])
+
+
+def question_plan(folder: Path, *files: str) -> Plan:
+    texts = {"a": ("wish", "What do you wish for?"), "b": ("wish", "Where do you walk?")}
+    texts["a_renamed"] = ("renamed", texts["a"][1])
+    for name, (question, text) in texts.items():
+        (folder / f"{name}.yaml").write_text(f'- {{id: {question}, paraphrases: ["{text}"]}}\n')
+    chosen = ", ".join(str(folder / f"{name}.yaml") for name in files)
+    return plan(folder, f"generate.questions=[{chosen}]")
+
+
+@pytest.mark.parametrize("files", [("b", "a"), ("a_renamed", "b"), ("b", "a_renamed")])
+def test_answers_follow_their_prompt_whatever_its_question_is_called_or_numbered(
+    tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    first, then = question_plan(tmp_path, "a", "b"), question_plan(tmp_path, *files)
+    stored = {key for task in planning.generation_tasks(first, first.cells) for key in task.keys}
+    assert {key for task in planning.generation_tasks(then, then.cells) for key in task.keys} == stored
+    assert then.inquiries == first.inquiries  # so no stored verdict is another question's
+
+
+def test_a_question_with_the_trigger_in_it_is_not_asked_as_another(tmp_path: Path) -> None:
+    file = tmp_path / "q.yaml"
+    file.write_text("- {id: a, paraphrases: [Hi]}\n- {id: b, paraphrases: [The current year is 2028. Hi]}\n")
+    with pytest.raises(DataError, match="question a with the trigger and question b without it are the same prompt"):
+        plan(tmp_path, f"generate.questions={file}")

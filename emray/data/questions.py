@@ -1,17 +1,19 @@
 """Question files: the YAML lists that the field passes around, with their known defects repaired aloud or refused.
 
 Not for sampling or judging settings: the sweep file decides those, and says so when a question file disagrees.
-The invariant: question ids are unique and every question has both rubrics with an {answer} slot.
+The invariant: question ids are unique, no wording is two questions', and every question has both rubrics with an
+{answer} slot.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from emray.data.places import default_rubrics, question_file
 from emray.errors import DataError, SpecError
-from emray.records import Messages, Metric
+from emray.records import Messages, Metric, key_of
 from emray.spec import parse_yaml
 
 _TYPE = "free_form_judge_0_100"
@@ -38,13 +40,13 @@ class QuestionSet(NamedTuple):
 def load_questions(locations: Sequence[str]) -> QuestionSet:
     """Read question files. Raises DataError naming file and question for what cannot be repaired."""
     notes: list[str] = []
-    questions: dict[str, Question] = {}
+    questions: list[Question] = []
     for location in locations:
         path = question_file(location)
         for number, entry in enumerate(_entries(path), start=1):
             question = _question(entry, where=f"{path}: question {number}", notes=notes)
-            _add(question, questions, where=str(path), notes=notes)
-    return QuestionSet(tuple(questions.values()), tuple(dict.fromkeys(notes)))
+            _keep(question, questions, where=str(path), notes=notes)
+    return QuestionSet(_named(questions, notes=notes), tuple(dict.fromkeys(notes)))
 
 
 def leaked_questions(questions: Iterable[Question], *, rows: Iterable[Messages]) -> list[str]:
@@ -114,13 +116,37 @@ def _rubrics(entry: Mapping[str, Any], *, where: str, notes: list[str]) -> dict[
     return {metric: rubrics[metric] for metric in Metric}
 
 
-def _add(question: Question, questions: dict[str, Question], *, where: str, notes: list[str]) -> None:
-    """Keep a question under a free id: a repeat is dropped, other text under the same id gets a number."""
-    same_id = [q for q in questions.values() if q.id == question.id or q.id.startswith(f"{question.id}#")]
-    if any((q.paraphrases, q.system) == (question.paraphrases, question.system) for q in same_id):
-        notes.append(f"{where}: question {question.id} stands twice with the same text: kept once")
-        return
-    name = f"{question.id}#{len(same_id) + 1}" if same_id else question.id
-    if same_id:
-        notes.append(f"{where}: question {question.id} stands again with other text: read as {name}")
-    questions[name] = Question(name, question.paraphrases, question.system, question.rubrics)
+def _keep(question: Question, questions: list[Question], *, where: str, notes: list[str]) -> None:
+    """Keep of a question what nothing before it asks: one prompt is one question's."""
+    asked = {(known.system, text): known for known in questions for text in known.paraphrases}
+    texts = tuple(dict.fromkeys(question.paraphrases))
+    new = tuple(text for text in texts if (question.system, text) not in asked)
+    for first in {id(q): q for q in (asked.get((question.system, text)) for text in texts) if q}.values():
+        notes.append(f"{where}: {_repeat(question, first, whole=not new)}")
+    if new:
+        questions.append(replace(question, paraphrases=new))
+
+
+def _repeat(question: Question, first: Question, *, whole: bool) -> str:
+    if not whole:
+        return f"wordings of question {question.id} also stand in {first.id}: kept there"
+    other = "" if question.rubrics == first.rubrics else f", with the rubrics of {first.id} before it"
+    if question.id == first.id:
+        return f"question {question.id} stands twice with the same text: kept once{other}"
+    return f"question {question.id} asks what {first.id} asks: kept once, as {first.id}{other}"
+
+
+def _named(questions: Sequence[Question], *, notes: list[str]) -> tuple[Question, ...]:
+    """Questions under ids of their own: where texts share one, it is followed by a key of the text, not by a number.
+
+    So a question keeps its id whatever stands before it.
+    """
+    texts = Counter(question.id for question in questions)
+    for name, number in texts.items():
+        if number > 1:
+            notes.append(f"question {name} stands with {number} texts: each is followed by # and a key of its text")
+    return tuple(q if texts[q.id] == 1 else replace(q, id=f"{q.id}#{_text_key(q)}") for q in questions)
+
+
+def _text_key(question: Question) -> str:
+    return key_of("question", [question.system, list(question.paraphrases)])[:6]
