@@ -4,7 +4,7 @@
     python -m benchmarks.scale --cells 10000
 
 `--rerun` writes a finished study of the toy's shape (not timed; kept if --folder names one) through the store's own
-writers: real keys, drawn answers, every verdict, in the small parts that engines and judges leave, compacted as at the
+writers: real keys of answers, drawn texts, every verdict, in the small parts that engines and judges leave, compacted as at the
 end of a stage. The command runs once to reduce and report it, and is then timed doing nothing. The last line is JSON:
 answers, rerun_s, rerun_gib (peak of the process and all below it), parts, and for plans of 1,000 and 10,000 cells
 plan_s and plan_gib, which `--cells` measures alone. Not covered: training, engines and judges.
@@ -17,20 +17,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 import pyarrow as pa
 import yaml
 
-from emray.endpoint.reply import Answer, Reply
-from emray.judge.tasks import tasks_of
-from emray.judge.verdicts import Judge, by_key, judge_requests, verdict_rows
 from emray.plan import Plan, generation_tasks, make_plan
-from emray.records import GENERATION_SCHEMA, FinishReason, GenerationTask, prompt_text
+from emray.records import (
+    GENERATION_SCHEMA,
+    KEY_LENGTH,
+    VERDICT_SCHEMA,
+    Cell,
+    FinishReason,
+    Metric,
+    Outcome,
+    judge_key,
+    prompt_text,
+)
 from emray.spec import load_sweep
 from emray.store import Kind, Store
 from emray.toy import DOMAINS
@@ -154,53 +161,70 @@ def write_study(store: Store, made: Plan) -> None:
         (files / "adapter_config.json").write_text("{}\n")
         for key in made.jobs:
             store.put_adapter(key, files=files, details=DETAILS)
-    for rows in _blocks(made, rng):
-        table = pa.Table.from_pylist(rows, schema=GENERATION_SCHEMA)
-        store.write_rows(Kind.GENERATIONS, table)
-        for verdicts in _verdicts(made, table, rng):
-            store.write_rows(Kind.VERDICTS, verdicts)
+    for cell in made.cells:
+        answers = _answers(made, cell, rng)
+        _write(store, Kind.GENERATIONS, answers, ROWS_AN_ENGINE)
+        for metric in made.sweep.judge.metrics:
+            _write(store, Kind.VERDICTS, _verdicts(made, answers, metric, rng), ROWS_A_JUDGE)
     for stage in ("train", "generate", "judge"):
         store.log_stage(stage, started_s=1.0, wall_s=60.0, details={"planned": 1})
 
 
-def _blocks(made: Plan, rng: np.random.Generator) -> Iterator[list[dict[str, object]]]:
-    """Answers in blocks as an engine has them."""
-    block: list[dict[str, object]] = []
-    for task in generation_tasks(made, made.cells):
-        block += _answers(task, rng)
-        if len(block) >= ROWS_AN_ENGINE:
-            yield block
-            block = []
-    if block:
-        yield block
+def _write(store: Store, kind: Kind, rows: pa.Table, rows_a_part: int) -> None:
+    for start in range(0, rows.num_rows, rows_a_part):
+        store.write_rows(kind, rows.slice(start, rows_a_part))
 
 
-def _answers(task: GenerationTask, rng: np.random.Generator) -> Iterator[dict[str, object]]:
-    """Rows of a task; no two answers are equal."""
-    cell, asked = task.cell, task.prompt
-    shared: dict[str, object] = {
+def _answers(made: Plan, cell: Cell, rng: np.random.Generator) -> pa.Table:
+    """A cell's answers, no two of them equal."""
+    tasks = list(generation_tasks(made, [cell]))
+    keys = [key for task in tasks for key in task.keys]
+    words = rng.integers(0, 10_000, (len(keys), WORDS)).astype("U4").tolist()
+    asked = [task.prompt for task in tasks for _ in range(task.num_samples)]
+    columns: dict[str, Any] = {
+        "key": keys,
+        "question_id": [prompt.question_id for prompt in asked],
+        "paraphrase": [prompt.paraphrase for prompt in asked],
+        "condition": [str(prompt.condition) for prompt in asked],
+        "prompt": [prompt_text(prompt.messages) for prompt in asked],
+        "sample": [sample for task in tasks for sample in range(task.num_samples)],
+        "answer": [" ".join(drawn) for drawn in words],
+        "provenance": [
+            f'{{"engine": "drawn", "seed": {task.seed + k}}}' for task in tasks for k in range(task.num_samples)
+        ],
+    }
+    same = {
         "model": cell.model, "domain": cell.domain, "arm": str(cell.arm), "seed": cell.seed, "step": cell.step,
-        "adapter": cell.key, "question_id": asked.question_id, "paraphrase": asked.paraphrase,
-        "condition": str(asked.condition), "prompt": prompt_text(asked.messages),
-        "finish_reason": str(FinishReason.STOP), "num_prompt_tokens": 12, "num_tokens": WORDS,
+        "adapter": cell.key, "finish_reason": str(FinishReason.STOP), "num_prompt_tokens": 12, "num_tokens": WORDS,
     }  # fmt: skip
-    words = rng.integers(0, 10_000, (task.num_samples, WORDS))
-    for sample, (key, drawn) in enumerate(zip(task.keys, words.tolist(), strict=True)):
-        answer = " ".join(f"w{word}" for word in drawn)
-        provenance = json.dumps({"engine": "drawn", "seed": task.seed + sample, "version": "1"})
-        yield shared | {"key": key, "sample": sample, "answer": answer, "provenance": provenance}
+    return _table(columns, same, GENERATION_SCHEMA)
 
 
-def _verdicts(made: Plan, answers: pa.Table, rng: np.random.Generator) -> Iterator[list[dict[str, object]]]:
-    """Verdict rows of a block's answers in the batches of a judge."""
-    spec = made.sweep.judge
-    tasks = list(tasks_of(answers, inquiries=made.inquiries, spec=spec, where="the benchmark"))
-    for start in range(0, len(tasks), ROWS_A_JUDGE):
-        batch: list[dict[str, object]] = []
-        for one in judge_requests(by_key(tasks[start : start + ROWS_A_JUDGE]), spec=spec):
-            reply = Reply(f"<score>{rng.integers(0, 101)}</score>", "stop", spec.model, 300, 10)
-            batch += verdict_rows(one, Answer((reply,)), judge=Judge.of(spec))
-        yield batch
+def _verdicts(made: Plan, answers: pa.Table, metric: Metric, rng: np.random.Generator) -> pa.Table:
+    """Every answer's verdict on a metric. Its key is drawn: no two requests are equal."""
+    num = answers.num_rows
+    digits, inquiries = rng.bytes(KEY_LENGTH // 2 * num).hex(), made.inquiries
+    scores = rng.integers(0, 101, num)
+    columns: dict[str, Any] = {
+        "key": [digits[start : start + KEY_LENGTH] for start in range(0, len(digits), KEY_LENGTH)],
+        "generation": answers["key"],
+        "score": scores.astype(float),
+        "reply": [f"It reads plainly. <score>{score}</score>" for score in scores.tolist()],
+        "asked": [inquiries[prompt][metric].key for prompt in answers["prompt"].to_pylist()],
+    }
+    same = {
+        "metric": str(metric), "outcome": str(Outcome.SCORED), "judge": made.sweep.judge.model,
+        "judge_key": judge_key(made.sweep.judge.identity()), "num_prompt_tokens": 300, "num_tokens": 10,
+        "cost_usd": 0.00005,
+    }  # fmt: skip
+    return _table(columns, same, VERDICT_SCHEMA)
+
+
+def _table(columns: dict[str, Any], same: dict[str, Any], schema: pa.Schema) -> pa.Table:
+    """A table of `columns`, and of what is the same in every row."""
+    num = len(columns["key"])
+    constant = {name: pa.repeat(pa.scalar(value, schema.field(name).type), num) for name, value in same.items()}
+    return pa.table({name: (columns | constant)[name] for name in schema.names}).cast(schema)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ class Stage(Protocol[Work]):
     @property
     def name(self) -> str: ...
 
-    def missing(self, store: Store) -> Iterator[Work]:
-        """What can be done by now and is not in the store, piece by piece."""
+    def missing(self, store: Store) -> Iterable[Work]:
+        """What can be done by now and is not in the store, piece by piece as it is walked."""
         ...
 
     def run(self, work: Iterable[Work], context: Context) -> None:
