@@ -4,10 +4,10 @@
     python -m benchmarks.scale --cells 10000
 
 `--rerun` writes a finished study of the toy's shape (not timed; kept if --folder names one) through the store's own
-writers: real keys of answers, drawn texts, every verdict, in the small parts that engines and judges leave, compacted as at the
-end of a stage. The command runs once to reduce and report it, and is then timed doing nothing. The last line is JSON:
-answers, rerun_s, rerun_gib (peak of the process and all below it), parts, and for plans of 1,000 and 10,000 cells
-plan_s and plan_gib, which `--cells` measures alone. Not covered: training, engines and judges.
+writers: real keys of answers, drawn texts, every verdict, in the small parts that engines and judges leave, compacted
+as at the end of a stage. The command runs once to reduce and report it, and is then timed doing nothing. The last line
+is JSON: answers, rerun_s, rerun_gib (peak of the process and all below it), parts, and for plans of 1,000 and 10,000
+cells plan_s and plan_gib, which `--cells` measures alone. Not covered: training, engines and judges.
 """
 
 import argparse
@@ -189,13 +189,11 @@ def _answers(made: Plan, cell: Cell, rng: np.random.Generator) -> pa.Table:
         "prompt": [prompt_text(prompt.messages) for prompt in asked],
         "sample": [sample for task in tasks for sample in range(task.num_samples)],
         "answer": [" ".join(drawn) for drawn in words],
-        "provenance": [
-            f'{{"engine": "drawn", "seed": {task.seed + k}}}' for task in tasks for k in range(task.num_samples)
-        ],
     }
     same = {
         "model": cell.model, "domain": cell.domain, "arm": str(cell.arm), "seed": cell.seed, "step": cell.step,
         "adapter": cell.key, "finish_reason": str(FinishReason.STOP), "num_prompt_tokens": 12, "num_tokens": WORDS,
+        "provenance": '{"engine": "drawn", "version": "1"}',
     }  # fmt: skip
     return _table(columns, same, GENERATION_SCHEMA)
 
