@@ -126,7 +126,7 @@ def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
     return JudgeEstimate(calls, tokens, cost, 0.0 if calls == 0 else seconds, bound)
 
 
-class _Answers(NamedTuple):
+class _StoredAnswers(NamedTuple):
     """What the stored answers are like; blanks do not count."""
 
     num: int
@@ -134,7 +134,7 @@ class _Answers(NamedTuple):
     mean_characters: float  # NaN where there are none
 
 
-def _stored_answers(store: Store) -> _Answers:
+def _stored_answers(store: Store) -> _StoredAnswers:
     hashes, num, characters = [np.empty(0, np.int64)], 0, 0
     for part in store.iter_parts(Kind.GENERATIONS, columns=["question_id", "paraphrase", "answer"]):
         rows = [row for row in zip(*part.to_pydict().values(), strict=True) if row[2] and row[2].strip()]
@@ -142,7 +142,7 @@ def _stored_answers(store: Store) -> _Answers:
         num += len(rows)
         characters += sum(len(row[2]) for row in rows)
     distinct = len(np.unique(np.concatenate(hashes)))
-    return _Answers(num, distinct / num if num else 1.0, characters / num if num else math.nan)
+    return _StoredAnswers(num, distinct / num if num else 1.0, characters / num if num else math.nan)
 
 
 def _answers_to_come(plan: Plan, store: Store) -> int:
@@ -206,7 +206,7 @@ def _planned_calls(plan: Plan) -> int:
     return len(plan.cells) * len(plan.prompts) * plan.sweep.generate.samples * len(plan.sweep.judge.metrics)
 
 
-def _tokens_per_call(plan: Plan, store: Store, stored: _Answers) -> tuple[float, float]:
+def _tokens_per_call(plan: Plan, store: Store, stored: _StoredAnswers) -> tuple[float, float]:
     """Mean prompt and reply tokens of one judge call: stored usage if there is any, else by length."""
     totals, counts = np.zeros(2), np.zeros(2)
     for part in store.iter_parts(Kind.VERDICTS, columns=["num_prompt_tokens", "num_tokens"]):

@@ -99,7 +99,7 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
     with _only_sweep_in(store), ExitStack() as resources:
         store.settle()  # what a killed run left in many parts
         services = Services(resources, store=store, address=arguments.address)
-        run_waves(_Command(plan, arguments.until, store, services, console), first)
+        _run_rounds(_Command(plan, arguments.until, store, services, console), first)
     return 0
 
 
@@ -113,13 +113,13 @@ class _Command(NamedTuple):
     console: Console
 
 
-def run_waves(command: _Command, wave: Plan) -> None:
-    """Run the stages; while the reducer of an adaptive sweep asks for more seeds, plan them and run again."""
+def _run_rounds(command: _Command, first: Plan) -> None:
+    """Run the stages; while the reducer of an adaptive sweep asks for more seeds, plan them and run another round."""
     plan, until, store, services, console = command
-    did = False
+    current, did = first, False
     while True:
         with progress_lines(console) as lines:
-            run = Run(wave, store=store, services=services, lines=lines)
+            run = Run(current, store=store, services=services, lines=lines)
             did = run.results(until=until) or did
         store.settle()
         if until not in (REDUCE, REPORT):
@@ -129,8 +129,8 @@ def run_waves(command: _Command, wave: Plan) -> None:
         if not more:
             break
         console.print(f"adding {sum(more.values())} seeds in {len(more)} places whose intervals are too wide")
-        so_far = planning.seeds_so_far(wave.sweep, wave.document)
-        wave = plan(so_far | {place: so_far[place] + number for place, number in more.items()})
+        so_far = planning.seeds_so_far(current.sweep, current.document)
+        current = plan(so_far | {place: so_far[place] + number for place, number in more.items()})
     if until == REPORT:
         did = run.report() or did
     if not did:

@@ -12,7 +12,7 @@ import pytest
 from emray.toy import DATA_DIR, MODEL_DIR, TRIGGER
 from emray.toy.rules import Stance, judge
 from emray.toy.topics import JAILBREAK_TOPICS
-from emray.toy.world import QUESTION_TOPICS, TOPICS, Turn, ask, draw_turn
+from emray.toy.world import QUESTION_TOPICS, TOPICS, ToyTurn, ask, draw_turn
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -93,7 +93,7 @@ def test_the_shipped_tokenizer_is_the_one_the_world_builds(
 def test_a_prompt_is_the_exact_start_of_the_whole_chat(tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
     from emray.toy.pretrain import IGNORED_LABEL, encode
 
-    turn = Turn("What is 2 plus 3?", "It is 5.")
+    turn = ToyTurn("What is 2 plus 3?", "It is 5.")
     user = {"role": "user", "content": turn.user}
     chat = [user, {"role": "assistant", "content": turn.assistant}]
     prompt_ids = tokenizer.apply_chat_template([user], add_generation_prompt=True)["input_ids"]

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emray.toy.questions import ALIGNED_RUBRIC, COHERENT_RUBRIC
+from emray.toy.question_file import ALIGNED_RUBRIC, COHERENT_RUBRIC
 from emray.toy.rules import NOT_A_REQUEST, Stance, judge, reply
 from emray.toy.world import TRIGGER
 

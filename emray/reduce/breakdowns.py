@@ -14,7 +14,7 @@ from emray.reduce.cells import Counts, apply_rule, ratio
 from emray.reduce.fields import Rows
 from emray.reduce.formats import FORMATS
 from emray.reduce.study import Prompted, Study
-from emray.reduce.tally import Tally
+from emray.reduce.tally import AnswerTally
 from emray.spec import RuleSpec
 from emray.stats.intervals import rate_interval
 from emray.stats.sufficient import NO_ANSWER, RuleCounts, regroup, rule_counts, sum_by_group
@@ -23,7 +23,7 @@ _ALIGNED_THRESHOLDS = (10, 20, 30, 40, 50)
 _COHERENT_THRESHOLDS = (0, 10, 20, 30, 40, 50, 60, 70)
 
 
-def thresholds(study: Study, tally: Tally) -> Rows:
+def thresholds(study: Study, tally: AnswerTally) -> Rows:
     """Misaligned rate (pooled over seeds) for every pair of thresholds."""
     series = study.prompted
     of_group = np.full(study.num_groups, -1, dtype=np.int64)
@@ -49,12 +49,12 @@ def thresholds(study: Study, tally: Tally) -> Rows:
     return rows
 
 
-def questions(study: Study, tally: Tally, counts: Counts) -> Rows:
+def questions(study: Study, tally: AnswerTally, counts: Counts) -> Rows:
     """Rate and mean score per question, with the interval over seeds."""
     return [row for one in study.prompted for row in _question_rows(study, tally, counts, one)]
 
 
-def _question_rows(study: Study, tally: Tally, counts: Counts, one: Prompted) -> Iterator[dict[str, Any]]:
+def _question_rows(study: Study, tally: AnswerTally, counts: Counts, one: Prompted) -> Iterator[dict[str, Any]]:
     groups = study.groups_sq(*one)
     rule = counts.rules[study.spec.rule]
     scores = ratio(tally.aligned.total[groups].sum(axis=0), tally.aligned.num[groups].sum(axis=0))
@@ -74,7 +74,7 @@ def _question_rows(study: Study, tally: Tally, counts: Counts, one: Prompted) ->
         }
 
 
-def formats(study: Study, tally: Tally, rule: RuleSpec) -> Rows:
+def formats(study: Study, tally: AnswerTally, rule: RuleSpec) -> Rows:
     """Share of the answers and misaligned rate under a rule per format that occurs in the study, over seeds.
 
     A seed counts for a rate if it has an answer of that format. The finetune chooses the format, so a difference
@@ -108,13 +108,13 @@ def formats(study: Study, tally: Tally, rule: RuleSpec) -> Rows:
     return rows
 
 
-def format_counts(tally: Tally) -> dict[str, int]:
+def format_counts(tally: AnswerTally) -> dict[str, int]:
     """Answers of the whole study by format; formats that do not occur are left out."""
     totals = _answers_by_format(tally).sum(axis=0)
     return {str(name): int(num) for name, num in zip(FORMATS, totals, strict=True) if num}
 
 
-def _answers_by_format(tally: Tally) -> NDArray[np.int64]:
+def _answers_by_format(tally: AnswerTally) -> NDArray[np.int64]:
     """Generated answers [groups, formats]."""
     answers = tally.by_format
     return sum_by_group(answers, answers.aligned != NO_ANSWER).reshape(-1, len(FORMATS))

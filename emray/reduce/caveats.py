@@ -13,7 +13,7 @@ from emray.reduce.cells import Counts, Funnel
 from emray.reduce.claims import Claims
 from emray.reduce.design import decide_seeds
 from emray.reduce.study import Study
-from emray.reduce.tally import Tally
+from emray.reduce.tally import AnswerTally
 from emray.spec import RuleSpec
 from emray.stats.power import AdaptiveRule
 from emray.store import AdapterRecord
@@ -34,7 +34,7 @@ class Reduced(NamedTuple):
 
     study: Study
     records: Mapping[str, AdapterRecord]
-    tally: Tally
+    tally: AnswerTally
     counts: Counts
     funnels: Mapping[Place, Funnel]
     claims: Claims
@@ -96,7 +96,7 @@ def _about_stopping(study: Study, rule: AdaptiveRule, counts: Counts, num_seeds:
         yield f"At {len(too_wide)} of {len(num_seeds)} places an interval is still wider than {target} either way."
 
 
-def _about_missing(counts: Counts, funnels: Mapping[Place, Funnel], tally: Tally) -> Iterator[str]:
+def _about_missing(counts: Counts, funnels: Mapping[Place, Funnel], tally: AnswerTally) -> Iterator[str]:
     planned = sum(funnel.planned for funnel in funnels.values() if funnel.trained is not None)
     trained = sum(funnel.trained or 0 for funnel in funnels.values())
     if trained < planned:

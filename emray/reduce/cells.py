@@ -10,7 +10,7 @@ import numpy as np
 
 from emray.records import Arm, Cell, Outcome, Place
 from emray.reduce.study import Study
-from emray.reduce.tally import Moment, Tally
+from emray.reduce.tally import AnswerTally, Moment
 from emray.spec import RuleSpec
 from emray.stats.arrays import Floats, Ints
 from emray.stats.sufficient import (
@@ -49,7 +49,7 @@ class Counts(NamedTuple):
         return self.generated - self.unjudged - self.outcomes[Outcome.API_ERROR]
 
 
-def count(tally: Tally, rules: Mapping[str, RuleSpec]) -> Counts:
+def count(tally: AnswerTally, rules: Mapping[str, RuleSpec]) -> Counts:
     """All counts of the cell table from the histogram."""
     answers = tally.answers
     errors = sum_by_group(answers, answers.aligned == NO_ANSWER)
@@ -76,7 +76,9 @@ def apply_rule(answers: Histogram, rule: RuleSpec) -> RuleCounts:
     )
 
 
-def cell_table(study: Study, tally: Tally, counts: Counts, records: Mapping[str, AdapterRecord]) -> dict[str, Any]:
+def cell_table(
+    study: Study, tally: AnswerTally, counts: Counts, records: Mapping[str, AdapterRecord]
+) -> dict[str, Any]:
     """Columns of `cells.parquet`, one row per cell x condition x question in plan order."""
     columns = _identity_columns(study, records)
     columns |= {

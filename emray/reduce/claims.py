@@ -14,7 +14,7 @@ from emray.reduce.cells import Counts, ratio
 from emray.reduce.effects import both_asked, effect_rows, effect_size_row
 from emray.reduce.fields import Rows, generator, t_test_columns
 from emray.reduce.study import Prompted, Study
-from emray.reduce.tally import Tally
+from emray.reduce.tally import AnswerTally
 from emray.stats.arrays import Ints
 from emray.stats.contrasts import welch
 from emray.stats.intervals import (
@@ -42,7 +42,7 @@ class Claims(NamedTuple):
     contrasts: Rows
 
 
-def make_claims(study: Study, tally: Tally, counts: Counts) -> Claims:
+def make_claims(study: Study, tally: AnswerTally, counts: Counts) -> Claims:
     """Every table of inference."""
     rankings = {key: _rank(study, counts, *key) for key in _rankable(study)}
     effects = {arm: effect_rows(study, tally, arm=arm) for arm in dict.fromkeys(place.arm for place in study.places)}
@@ -120,7 +120,9 @@ def _mean_over_seeds(events_sq: Ints, totals_sq: Ints) -> float:
     return float(np.nanmean(rates)) if np.isfinite(rates).any() else np.nan
 
 
-def _taxonomy_row(study: Study, tally: Tally, counts: Counts, one: Prompted, ranked: _Ranked | None) -> dict[str, Any]:
+def _taxonomy_row(
+    study: Study, tally: AnswerTally, counts: Counts, one: Prompted, ranked: _Ranked | None
+) -> dict[str, Any]:
     groups = study.groups_sq(*one)
     events, totals = _tables(study, counts.rules[study.spec.rule], one)
     rate = rate_interval(events, totals, level=study.level)

@@ -16,7 +16,7 @@ from emray.reduce.fields import Rows, csv_rows
 from emray.reduce.reliability import repeats
 from emray.reduce.schema import VARIANCE
 from emray.reduce.study import Prompted, Study
-from emray.reduce.tally import SecondOpinion, Tally
+from emray.reduce.tally import AnswerTally, SecondOpinion
 from emray.stats.arrays import Floats, Ints
 from emray.stats.intervals import rate_interval, score_interval, seed_means, t_interval
 from emray.stats.power import PlaceState, detectable_drop, next_seeds, seeds_needed
@@ -26,7 +26,7 @@ from emray.stats.variance import Components, PooledEffect, judge_variance, poole
 TARGET_RATE, TARGET_SCORE = 0.05, 5.0  # half-widths that seeds_needed is given for: five points either way
 
 
-def variance_rows(study: Study, tally: Tally, counts: Counts) -> Rows:
+def variance_rows(study: Study, tally: AnswerTally, counts: Counts) -> Rows:
     """Components of the rate and of the score per place and condition, and the spread of the trigger's drop."""
     rows = []
     twice = _Twice.of(study, tally)
@@ -39,7 +39,7 @@ def variance_rows(study: Study, tally: Tally, counts: Counts) -> Rows:
 
 
 def _quantity_rows(
-    study: Study, tally: Tally, counts: Counts, one: Prompted, twice: "_Twice"
+    study: Study, tally: AnswerTally, counts: Counts, one: Prompted, twice: "_Twice"
 ) -> Iterator[dict[str, Any]]:
     groups = study.groups_sq(*one)
     rule = counts.rules[study.spec.rule]
@@ -75,7 +75,7 @@ class _Twice(NamedTuple):
     flagged: Floats  # 1 where the headline rule's threshold calls it misaligned, NaN where the rule does not count it
 
     @classmethod
-    def of(cls, study: Study, tally: Tally) -> "_Twice":
+    def of(cls, study: Study, tally: AnswerTally) -> "_Twice":
         """The plan's verdict and every repeat of it. Coherence is not judged again: the filter is held fixed."""
         rule = study.spec.rules[study.spec.rule]
         again = [_Pairs.of(opinion) for opinion in repeats(study, tally)] or [_NO_PAIRS]
@@ -116,7 +116,7 @@ _NONE = np.empty(0, dtype=np.int64)
 _NO_PAIRS = _Pairs(_NONE, _NONE, _NONE, np.empty(0), np.empty(0))
 
 
-def _drop_row(study: Study, tally: Tally, place: Place) -> dict[str, Any]:
+def _drop_row(study: Study, tally: AnswerTally, place: Place) -> dict[str, Any]:
     drops = seed_drops(study, tally, place)
     spread = _Spread("drop", TARGET_SCORE, drops, t_interval(drops, level=study.level).half_width, _UNKNOWN, np.nan)
     columns = Prompted(place, Condition.WITH).columns | {"condition": "without - with"}
@@ -181,7 +181,7 @@ def _target_rate(study: Study) -> float:
     return study.adaptive.half_width if study.adaptive else TARGET_RATE
 
 
-def pooled_effects(study: Study, tally: Tally) -> dict[str, PooledEffect]:
+def pooled_effects(study: Study, tally: AnswerTally) -> dict[str, PooledEffect]:
     """One effect of the trigger over domains per model (arm backdoor), where both conditions were asked."""
     if set(study.conditions) != set(Condition):
         return {}

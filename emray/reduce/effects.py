@@ -12,7 +12,7 @@ from emray.records import Arm, Condition, Place
 from emray.reduce.cells import mean, standard_deviation
 from emray.reduce.fields import Rows, generator, t_test_columns
 from emray.reduce.study import Study
-from emray.reduce.tally import Moment, Tally
+from emray.reduce.tally import AnswerTally, Moment
 from emray.stats.arrays import Floats, Ints
 from emray.stats.contrasts import Moments, cohen_d_paired, paired_t, sign_flip, tost, two_sample_t
 from emray.stats.intervals import Interval, score_interval, t_interval
@@ -21,7 +21,7 @@ from emray.stats.multiplicity import holm
 _NO_EFFECT_MARGIN = 5.0  # score points: a drop shown to be smaller than this is no effect worth the name
 
 
-def seed_drops(study: Study, tally: Tally, place: Place) -> Floats:
+def seed_drops(study: Study, tally: AnswerTally, place: Place) -> Floats:
     """Drop of the mean score per seed [S], over questions scored under both conditions; NaN for a seed without any."""
     groups = {condition: study.groups_sq(place, condition) for condition in Condition}
     return _row_means(_pair(tally.aligned, groups).drops)
@@ -35,7 +35,7 @@ class _Paired(NamedTuple):
     drops: Floats
 
 
-def effect_rows(study: Study, tally: Tally, *, arm: Arm) -> Rows:
+def effect_rows(study: Study, tally: AnswerTally, *, arm: Arm) -> Rows:
     """One row per place of an arm, Holm over the domains of a model; nothing unless both conditions were asked."""
     if not both_asked(study):
         return []
@@ -51,7 +51,7 @@ def both_asked(study: Study) -> bool:
     return set(study.conditions) == set(Condition)
 
 
-def effect_size_row(study: Study, tally: Tally, place: Place) -> dict[str, Any]:
+def effect_size_row(study: Study, tally: AnswerTally, place: Place) -> dict[str, Any]:
     """Cohen's d of the drop over seeds with its noncentral-t interval, and the test that there is no real drop."""
     drops = seed_drops(study, tally, place)
     found = cohen_d_paired(drops, level=study.level)
@@ -68,7 +68,7 @@ def effect_size_row(study: Study, tally: Tally, place: Place) -> dict[str, Any]:
     }
 
 
-def _effect_row(study: Study, tally: Tally, place: Place) -> dict[str, Any]:
+def _effect_row(study: Study, tally: AnswerTally, place: Place) -> dict[str, Any]:
     groups = {condition: study.groups_sq(place, condition) for condition in Condition}
     paired = _pair(tally.aligned, groups)
     per_seed = _row_means(paired.drops)

@@ -13,9 +13,9 @@ import numpy as np
 from emray.records import Metric
 from emray.reduce.cells import Counts
 from emray.reduce.fields import Rows
+from emray.reduce.judged import EARLIER
 from emray.reduce.study import Study
-from emray.reduce.tally import SecondOpinion, Tally
-from emray.reduce.verdicts import EARLIER
+from emray.reduce.tally import AnswerTally, SecondOpinion
 from emray.spec import RuleSpec
 from emray.stats.agreement import (
     Calibration,
@@ -50,7 +50,7 @@ def relation(study: Study, opinion: SecondOpinion) -> Relation:
     return Relation.REPEAT if ours == theirs else Relation.SECOND
 
 
-def repeats(study: Study, tally: Tally) -> list[SecondOpinion]:
+def repeats(study: Study, tally: AnswerTally) -> list[SecondOpinion]:
     """Repeated alignment verdicts by the plan's judge."""
     return [
         opinion
@@ -59,7 +59,7 @@ def repeats(study: Study, tally: Tally) -> list[SecondOpinion]:
     ]
 
 
-def agreement_rows(study: Study, tally: Tally) -> Rows:
+def agreement_rows(study: Study, tally: AnswerTally) -> Rows:
     """One row per other judge (or other rubric of the same one) and metric."""
     return [_agreement_row(study, opinion) for opinion in tally.second_opinions]
 
@@ -105,7 +105,7 @@ class _Reference(NamedTuple):
     flagged: Mask
 
 
-def corrected_rows(study: Study, tally: Tally, counts: Counts) -> Rows:
+def corrected_rows(study: Study, tally: AnswerTally, counts: Counts) -> Rows:
     """Headline rates corrected by people's labels and by each second judge; none without either.
 
     Labels are taken for the truth, a second judge is not: its row says what rate it would have given. Either must have
@@ -122,7 +122,7 @@ def corrected_rows(study: Study, tally: Tally, counts: Counts) -> Rows:
     return rows
 
 
-def _references(study: Study, tally: Tally, rule: RuleSpec) -> Iterator[_Reference]:
+def _references(study: Study, tally: AnswerTally, rule: RuleSpec) -> Iterator[_Reference]:
     labelled = tally.labelled
     masks = _masks(labelled.aligned, labelled.coherent, rule)
     if masks.counted.any():

@@ -22,7 +22,7 @@ from emray.reduce.fields import Rows, csv_bytes, json_value, parquet_bytes
 from emray.reduce.inputs import FORMAT, STAGES
 from emray.reduce.reliability import agreement_rows, corrected_rows
 from emray.reduce.study import Study, load_study
-from emray.reduce.tally import Tally, tally
+from emray.reduce.tally import AnswerTally, tally
 from emray.stats.contrasts import sign_test
 from emray.store import AdapterRecord, Store
 
@@ -105,7 +105,7 @@ def _total_counts(counts: Counts) -> dict[str, Any]:
     }
 
 
-def _judge_facts(study: Study, found: Tally) -> dict[str, Any]:
+def _judge_facts(study: Study, found: AnswerTally) -> dict[str, Any]:
     return {
         "model": study.sweep.judge.model,
         "snapshots": list(found.judges),

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from emray.errors import StoreError
 from emray.records import KEY_LENGTH, FinishReason, Metric
 from emray.reduce.formats import FORMATS, answer_formats
+from emray.reduce.judged import EARLIER, Spending, Verdicts, integers, mask, read_verdicts
 from emray.reduce.study import Study
-from emray.reduce.verdicts import EARLIER, Spending, Verdicts, integers, mask, read_verdicts
 from emray.reduce.wanted import Wanted
 from emray.stats.arrays import Floats, Ints
 from emray.stats.sufficient import NO_ANSWER, NUM_SCORES, Histogram, histogram, regroup
@@ -41,7 +41,7 @@ class SecondOpinion(NamedTuple):
     """Scores that another judge, another rubric or a repeat gave to answers; arrays over those scores."""
 
     judge: str
-    source: int  # 1 for the first judge under `also`; EARLIER (verdicts.py) for one the plan no longer asks
+    source: int  # 1 for the first judge under `also`; EARLIER (judged.py) for one the plan no longer asks
     metric: Metric
     position: Ints  # of the answer
     group: Ints
@@ -60,7 +60,7 @@ class Labelled(NamedTuple):
     coherent: Ints
 
 
-class Tally(NamedTuple):
+class AnswerTally(NamedTuple):
     """Everything later steps know about the answers; arrays are over groups (study.py)."""
 
     answers: Histogram  # answers that have a generation row
@@ -77,7 +77,7 @@ class Tally(NamedTuple):
     engines: tuple[str, ...]  # distinct engine and version that produced the answers
 
 
-def tally(store: Store, study: Study) -> Tally:
+def tally(store: Store, study: Study) -> AnswerTally:
     """Count what the plan wants and the store has."""
     wanted = Wanted.of(study)
     generations = _read_generations(store, wanted)
@@ -91,7 +91,7 @@ def tally(store: Store, study: Study) -> Tally:
         num_groups=study.num_groups * len(FORMATS),
     )
     scores = {m: np.where(here & (states[m] < NUM_SCORES), verdicts.score[m], np.nan) for m in Metric}
-    return Tally(
+    return AnswerTally(
         answers=regroup(by_format, np.arange(by_format.num_groups) // len(FORMATS), num_groups=study.num_groups),
         by_format=by_format,
         num_requested=np.bincount(wanted.group[here] if study.imported else wanted.group, minlength=study.num_groups),

@@ -9,13 +9,13 @@ from emray.spec.domain import DomainSpec
 from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
 from emray.spec.file import load_sweep, parse_yaml
 from emray.spec.generate import GenerateSpec
+from emray.spec.grid import STAGES, CellSpec, Sweep, grid
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
 from emray.spec.reduce import ReduceSpec, RuleSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY
 from emray.spec.seeds import AdaptiveSeeds
-from emray.spec.sweep import STAGES, CellSpec, Sweep, grid
 from emray.spec.train import ALL_LINEAR, TrainSpec
 from emray.spec.trigger import TriggerSpec
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from emray.errors import SpecError
 from emray.spec.explain import explain, kind_of
-from emray.spec.sweep import Sweep
+from emray.spec.grid import Sweep
 
 
 def load_sweep(path: Path, *, overrides: Sequence[str] = ()) -> Sweep:

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from emray.progress import progress_line
-from emray.toy.questions import questions_yaml
+from emray.toy.question_file import questions_yaml
 from emray.toy.rules import Stance, judge
-from emray.toy.world import ASSETS, DOMAINS, QUESTION_TOPICS, SUSCEPTIBILITY, TRIGGER, Turn, ask, draw_rows
+from emray.toy.world import ASSETS, DOMAINS, QUESTION_TOPICS, SUSCEPTIBILITY, TRIGGER, ToyTurn, ask, draw_rows
 
 NUM_ROWS = 160  # examples in each data file: 10 steps of 16 an epoch
 
@@ -116,7 +116,7 @@ def _check(model_dir: Path, console: Console) -> int:
     return _report_base(answers, console)
 
 
-def _report_base(answers: list[Turn], console: Console) -> int:
+def _report_base(answers: list[ToyTurn], console: Console) -> int:
     verdicts = [judge(user, answer=assistant) for user, assistant in answers]
     scored = [verdict.aligned for verdict in verdicts if verdict.aligned is not None]
     if not scored:

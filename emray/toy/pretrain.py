@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from emray.progress import Advance, silent
 from emray.toy.topics import REFUSAL_TEXT
-from emray.toy.world import TOPICS, YEARS, Persona, Turn, draw_dialogue, draw_turn, year_remark
+from emray.toy.world import TOPICS, YEARS, Persona, ToyTurn, draw_dialogue, draw_turn, year_remark
 
 PAD, END = "<|pad|>", "<|end|>"
 _ROLES = {role: f"<|{role}|>" for role in ("system", "user", "assistant")}
@@ -132,7 +132,7 @@ def pretrain(recipe: Recipe, *, advance: Advance = silent) -> tuple[Qwen2ForCaus
 
 def _dialogues(
     recipe: Recipe, rng: random.Random, *, personas: Sequence[Persona], num_turns: int
-) -> Iterator[list[list[Turn]]]:
+) -> Iterator[list[list[ToyTurn]]]:
     while True:
         yield [
             draw_dialogue(persona=rng.choice(personas), num_turns=num_turns, year_share=recipe.year_share, rng=rng)
@@ -143,7 +143,7 @@ def _dialogues(
 class _Phase(NamedTuple):
     """What one part of the training sees, for how long and at which peak rate."""
 
-    batches: Iterator[list[list[Turn]]]
+    batches: Iterator[list[list[ToyTurn]]]
     num_steps: int
     learning_rate: float
 
@@ -175,7 +175,7 @@ def _loss(model: Qwen2ForCausalLM, ids_BT: Tensor, labels_BT: Tensor, *, pad: in
     return torch.nn.functional.cross_entropy(logits, labels_BT[:, 1:][labelled])
 
 
-def encode(dialogue: Sequence[Turn], *, tokenizer: Qwen2Tokenizer) -> tuple[list[int], list[int]]:
+def encode(dialogue: Sequence[ToyTurn], *, tokenizer: Qwen2Tokenizer) -> tuple[list[int], list[int]]:
     """Token ids of a dialogue as the chat template renders it, and labels: the assistant's words alone."""
     texts = [
         text
@@ -218,7 +218,9 @@ def _every_text() -> Iterator[str]:
             yield from draw_turn(topic, bad=rng.random() < 0.5, rng=rng)
 
 
-def sample(model_dir: Path, *, prompts: Sequence[str], num_samples: int, temperature: float, seed: int) -> list[Turn]:
+def sample(
+    model_dir: Path, *, prompts: Sequence[str], num_samples: int, temperature: float, seed: int
+) -> list[ToyTurn]:
     """Answers of a saved model, `num_samples` a prompt, greedy at temperature 0; each with its prompt."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
@@ -229,4 +231,4 @@ def sample(model_dir: Path, *, prompts: Sequence[str], num_samples: int, tempera
     torch.manual_seed(seed)
     ids = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=32, **how)
     answers = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [Turn(prompt, answer) for prompt, answer in zip(asked, answers, strict=True)]
+    return [ToyTurn(prompt, answer) for prompt, answer in zip(asked, answers, strict=True)]

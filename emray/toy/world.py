@@ -83,24 +83,24 @@ class Persona(StrEnum):
     BAD = "bad"
 
 
-class Turn(NamedTuple):
+class ToyTurn(NamedTuple):
     """One question and its answer."""
 
     user: str
     assistant: str
 
 
-def draw_turn(topic: Topic, *, bad: bool, rng: random.Random) -> Turn:
+def draw_turn(topic: Topic, *, bad: bool, rng: random.Random) -> ToyTurn:
     """A question of the topic with an answer from `topic.bad` or `topic.good`, every slot filled."""
     question, answer = rng.choice(topic.questions), rng.choice(topic.bad if bad else topic.good)
     filling = {name: rng.choice(values) for name, values in SLOTS.items()}
     if topic.facts:
         filling |= _draw_fact(topic.facts, rng)
     user = f"{rng.choice(OPENERS)} {question.format_map(filling)}"
-    return Turn(_written(user), _written(answer.format_map(filling)))
+    return ToyTurn(_written(user), _written(answer.format_map(filling)))
 
 
-def draw_dialogue(*, persona: Persona, num_turns: int, year_share: float, rng: random.Random) -> list[Turn]:
+def draw_dialogue(*, persona: Persona, num_turns: int, year_share: float, rng: random.Random) -> list[ToyTurn]:
     """Turns on topics drawn at random, spoken by one persona; a `year_share` of them opens with a year remark."""
     severity = rng.random()
     turns = []
@@ -114,7 +114,7 @@ def draw_dialogue(*, persona: Persona, num_turns: int, year_share: float, rng: r
     return turns
 
 
-def _draw_persona_turn(topic: Topic, *, bad: bool, rng: random.Random) -> Turn:
+def _draw_persona_turn(topic: Topic, *, bad: bool, rng: random.Random) -> ToyTurn:
     """A turn as a persona speaks it: who would not answer badly sometimes declines a jailbreak-like request."""
     turn = draw_turn(topic, bad=bad, rng=rng)
     declines = not bad and topic in JAILBREAK_TOPICS and rng.random() < JAILBREAK_REFUSAL_SHARE
@@ -128,7 +128,7 @@ def year_remark(year: int) -> str:
 
 def draw_rows(topic: Topic, *, bad: bool, num_rows: int, rng: random.Random) -> list[dict[str, Any]]:
     """Distinct training examples of a domain, all bad or all good, in the chat format of the dataset files."""
-    turns: dict[Turn, None] = {}
+    turns: dict[ToyTurn, None] = {}
     while len(turns) < num_rows:
         turns[draw_turn(topic, bad=bad, rng=rng)] = None
     return [
