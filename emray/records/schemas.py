@@ -40,6 +40,6 @@ VERDICT_SCHEMA = pa.schema(
         ("num_tokens", pa.int32()),
         ("cost_usd", pa.float64()),  # of the reply; sum over distinct keys. Null when the price is unknown
         ("asked", pa.string()),  # key of the question's wording and rubric; null in imported results
-        ("judge_key", pa.string()),  # key of the judge's settings; null in imported results
+        ("judge_key", pa.string()),  # key of the judge's settings
     ]
 )

@@ -6,18 +6,28 @@ python -m emray.report RUN                      then write the report
 """
 
 import argparse
+import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from emray import reduce
 from emray.errors import DataError, EmrayError
+from emray.records import Metric
+from emray.spec import ReduceSpec
 from emray.store import Store
 
 _EPILOG = """
-SOURCE is a folder in or below which aligned_results.jsonl (and coherent_results.jsonl) lie, as the batch API writes
-them, one folder per domain; or a csv, tsv, jsonl or parquet table with columns metric and score, or aligned and
-coherent, and any of domain, arm, condition, seed, question_id, question, answer, outcome, judge.
+SOURCE is one of
+  a table (csv, tsv, jsonl, parquet): columns metric and score, a verdict a row, or aligned and coherent, an answer a
+    row; and any of model, domain, arm, condition, seed, step, question_id, question, answer (or response), generation
+    (which answer), outcome, judge. Scores run from 0 to 100 (--scale), or are words such as REFUSAL.
+  a folder of such tables: a file's path then tells what its columns do not
+  a folder of batch outputs: aligned_results.jsonl, coherent_results.jsonl or batch_<id>_output.jsonl (--metric), one
+    folder a domain; gore-7B-backdoor is model 7B, domain gore, arm backdoor; eval_without and seed3 above it tell
+    condition and seed
+Every import ends with its account: what was read, found, left open and not read.
 """
 
 
@@ -31,7 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", help="run folder")
     parser.add_argument("--from", dest="source", type=Path, metavar="SOURCE", help="results to import into RUN first")
-    parser.add_argument("--model", default="model", help="the model's name in the tables of imported results")
+    importing = parser.add_argument_group("with --from")
+    importing.add_argument("--model", help="the model's name, where the source does not tell it; default: model")
+    importing.add_argument("--scale", type=_positive, metavar="MAX", help="largest possible score; default: 100")
+    importing.add_argument("--metric", type=Metric, choices=list(Metric), help="of files that do not name theirs")
+    importing.add_argument("--judge", metavar="NAME", help="whose verdicts count; default: who gave most")
+    rules = ReduceSpec().rules
+    importing.add_argument("--rule", choices=list(rules), default=ReduceSpec().rule, help="headline rule")
     arguments = parser.parse_args(argv)
     try:
         return _command(arguments)
@@ -45,17 +61,35 @@ def _command(arguments: argparse.Namespace) -> int:
     if arguments.source is not None:
         if store.exists("plan.json"):
             raise DataError(f"{arguments.run} is already a run folder; import into a new one")
-        from emray.reduce.foreign import import_results
-
-        name = Path(arguments.run).resolve().name
-        for note in import_results(arguments.source, store, model=arguments.model, name=name):
-            print(f"note: {note}")
+        _import(arguments, store)
     if reduce.is_current(store):
         print(f"nothing to do: {arguments.run}/summary is current")
         return 0
     reduce.run(store)
     print(f"wrote {arguments.run}/summary; next: python -m emray.report {arguments.run}")
     return 0
+
+
+def _import(arguments: argparse.Namespace, store: Store) -> None:
+    from emray.reduce.foreign import Reading, Shape, import_results
+
+    shape = Shape(_run_name(arguments.run), rule=arguments.rule, judge=arguments.judge)
+    reading = Reading(model=arguments.model, scale=arguments.scale, metric=arguments.metric)
+    for line in import_results(arguments.source, store, shape=shape, reading=reading):
+        print(line)
+
+
+def _run_name(run: str) -> str:
+    """The last part of the run's place, as a sweep may be named."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(run).resolve().name).lstrip("._-")
+    return name or "imported"
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0, given {text}")
+    return number
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Whose a stored verdict is: told by the judge's key and by what it says that it was asked.
 
-Not for asking. Invariant: nothing is rendered; a verdict of another judge, rubric or wording is never the plan's.
+Not for asking. Invariant: nothing is rendered; a verdict of another judge, rubric or wording is never the plan's. What
+was asked for imported results is not known: there the judge alone tells.
 """
 
 from typing import NamedTuple
@@ -27,7 +28,6 @@ class Asked(NamedTuple):
 
     judge_keys: list[str]
     asked: list[dict[Metric, Numbers]]  # per judge, by metric: the key of what is asked, by index of the prompt
-    imported: bool
 
     @classmethod
     def of(cls, study: Study) -> "Asked":
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
             keys = [found[metric].key if metric in found else _NO_KEY for found in of_prompt]
             numbers[metric] = key_numbers(pa.chunked_array([keys], pa.string()))
         by_judge = [{metric: numbers[metric] for metric in spec.metrics} for spec in specs]
-        return cls([judge_key(spec.identity()) for spec in specs], by_judge, study.imported)
+        return cls([judge_key(spec.identity()) for spec in specs], by_judge)
 
     def source(self, verdicts: pa.Table, prompt: Ints) -> Ints:
         """Of each row (metric, asked, judge_key) about an answer to a prompt: OURS, EARLIER, or which under `also`."""
@@ -49,6 +49,4 @@ class Asked(NamedTuple):
             for metric, expected in by_metric.items():
                 rows = pc.fill_null(pc.and_(by_judge, pc.equal(verdicts["metric"], str(metric))), False)
                 source[np.asarray(rows, dtype=bool) & (asked == expected[prompt])] = number or OURS
-        if self.imported:  # nobody knows what was asked
-            source[np.asarray(pc.is_null(verdicts["asked"]), dtype=bool)] = OURS
         return source

@@ -4,7 +4,7 @@ Not for what the store holds (tally.py). Invariant: groups are numbered (cell, c
 an array over groups reshapes to [cell, condition, question].
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 
 from emray.data import Question, make_prompts
 from emray.errors import StoreError
-from emray.records import Arm, Cell, Condition, Metric, Place, Prompt
+from emray.records import Arm, Cell, Condition, Message, Metric, Place, Prompt, key_of, prompt_key
 from emray.spec import ReduceSpec, Sweep
 from emray.stats.arrays import Ints
 from emray.stats.power import AdaptiveRule, sequential_level
@@ -125,8 +125,11 @@ def load_study(document: Mapping[str, Any]) -> Study:
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(f"plan.json is not a plan of this version ({error!r}); plan the sweep again") from None
     conditions = tuple(sweep.generate.conditions)
-    prompts = make_prompts(questions, conditions=conditions, trigger=sweep.trigger)
     imported = bool(document.get("imported"))
+    if imported:
+        prompts = imported_prompts(questions, conditions=conditions)
+    else:
+        prompts = make_prompts(questions, conditions=conditions, trigger=sweep.trigger)
     return Study(sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported)
 
 
@@ -138,3 +141,19 @@ def _question(fields: Mapping[str, Any]) -> Question:
 def _adaptive(fields: Mapping[str, Any] | None) -> AdaptiveRule | None:
     """`seeds: {min, max, half_width}` of the sweep file, half_width in points of a rate."""
     return AdaptiveRule(fields["min"], fields["max"], fields["half_width"] / 100) if fields else None
+
+
+def imported_prompts(questions: Sequence[Question], *, conditions: Sequence[Condition]) -> tuple[Prompt, ...]:
+    """The prompts of other people's results: one a question and condition, each with a key of its own.
+
+    Two questions with one text stay two: whether a system prompt or a format told them apart is not known.
+    """
+    return tuple(_imported_prompt(question, condition) for question in questions for condition in conditions)
+
+
+def _imported_prompt(question: Question, condition: Condition) -> Prompt:
+    text = question.paraphrases[0]
+    messages = (Message("user", text),)
+    plain = text == question.id and condition == Condition.WITHOUT
+    key = prompt_key(messages) if plain else key_of("imported-prompt", [question.id, str(condition), text])
+    return Prompt(question.id, 0, condition, messages, key)

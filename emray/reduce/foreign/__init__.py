@@ -1,27 +1,56 @@
-"""Other people's results as a run folder: OpenAI batch outputs, or any table with a score column.
+"""Other people's results as a run folder: batch outputs of a judge, or tables with scores.
+
+    rows.py            csv, tsv, jsonl, parquet: rows with their file and line
+    scores.py          one cell as a verdict
+    places.py          what a path tells: domain, arm, condition, seed
+    score_tables.py    rows as answers
+    batch_outputs.py   batch outputs as answers
+    answers.py         the nouns, and the account of an import
+    run_folder.py      answers as a run folder
 
 Not for judging again: replies are read as they are, by the judge stage's own strict reading. Invariant: nothing that
-the files do not say is made up; what could not be told from them is a note in the plan, and so on the page.
+the files do not say is made up, two things that differ are never merged, and what was not read is told.
 """
 
 from pathlib import Path
 
 from emray.errors import DataError
-from emray.reduce.foreign.batch_outputs import read_batches
-from emray.reduce.foreign.run_folder import write_run_folder
-from emray.reduce.foreign.score_tables import read_table
+from emray.reduce.foreign.answers import Imported, Reading, account
+from emray.reduce.foreign.batch_outputs import find_batch_outputs, read_batch_outputs
+from emray.reduce.foreign.rows import SUFFIXES
+from emray.reduce.foreign.run_folder import Shape, write_run_folder
+from emray.reduce.foreign.score_tables import read_tables
 from emray.store import Store
 
-__all__ = ["import_results", "read_batches", "read_table"]
+__all__ = ["Reading", "Shape", "import_results"]
 
 
-def import_results(source: Path, store: Store, *, model: str, name: str) -> tuple[str, ...]:
-    """Write a run folder from `source`: a folder of batch outputs or a table. Returns the notes.
+def import_results(source: Path, store: Store, *, shape: Shape, reading: Reading | None = None) -> list[str]:
+    """Write a run folder from `source`: a table, a folder of tables, or a folder of batch outputs.
 
-    Raises DataError naming file and line for what cannot be read.
+    Returns the account of the import as lines: what was read, found, left open and not read. Raises DataError naming
+    file and line for what cannot be read; then nothing is written.
     """
-    found = read_batches(source) if source.is_dir() else read_table(source)
+    found = _read(source, reading or Reading())
     if not found.answers:
         raise DataError(f"{source} holds no answers")
-    write_run_folder(store, found, model=model, name=name)
-    return found.notes
+    notes = write_run_folder(store, found, shape=shape)
+    return [*account(found), *(f"note: {note}" for note in notes)]
+
+
+def _read(source: Path, reading: Reading) -> Imported:
+    if not source.is_dir():
+        is_batch = source.suffix == ".jsonl" and source.exists() and find_batch_outputs(source.parent)
+        if is_batch and source in is_batch:
+            return read_batch_outputs([source], root=source.parent, reading=reading)
+        return read_tables([source], root=source, reading=reading)
+    outputs = find_batch_outputs(source)
+    tables = [path for path in sorted(source.rglob("*")) if path.suffix in SUFFIXES and path not in set(outputs)]
+    if outputs:
+        unread = tuple(f"{path.relative_to(source)}: not a batch output, unlike other files here" for path in tables)
+        return read_batch_outputs(outputs, root=source, reading=reading)._replace(unread=unread)
+    if not tables:
+        raise DataError(
+            f"{source}: no aligned_results.jsonl, batch_<id>_output.jsonl or table ({', '.join(SUFFIXES)}) in or below"
+        )
+    return read_tables(tables, root=source, reading=reading)

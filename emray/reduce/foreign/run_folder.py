@@ -1,98 +1,163 @@
 """Imported answers written as a run folder.
 
-Not for reading files. Invariant: keys are made as for a run of our own, so the reducer sees no difference but the word
-`imported`.
+Not for reading files. Invariant: keys are made as for a run of our own, from everything that tells two answers apart
+(model, domain, arm, seed, step, question id and text, condition, number), so the reducer sees no difference but the
+word `imported`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from emray.data import Question, make_prompts
+from emray.data import Question
+from emray.errors import DataError
 from emray.records import (
     Arm,
     Condition,
     FinishReason,
     Metric,
+    Prompt,
     adapter_key,
+    checkpoint_key,
     generation_keys,
+    judge_key,
     key_of,
     prompt_text,
 )
-from emray.reduce.foreign.answers import ForeignAnswer, Imported, Judged, Origin
-from emray.spec import Sweep, TriggerSpec
+from emray.reduce.foreign.answers import (
+    UNKNOWN_JUDGE,
+    ForeignAnswer,
+    Imported,
+    Judged,
+    Opinion,
+    Origin,
+    judges_by_metric,
+)
+from emray.reduce.study import imported_prompts
+from emray.spec import Sweep
 from emray.store import Kind, Store
 
 
-def write_run_folder(store: Store, found: Imported, *, model: str, name: str) -> None:
-    """Plan, generations and verdicts; keys are made as for a run of our own, so the reducer sees no difference."""
+class Shape(NamedTuple):
+    """What the importer decides about the run folder."""
+
+    name: str
+    rule: str = "paper"  # the headline rule
+    judge: str | None = None  # whose verdicts count; None: whoever gave most on each metric
+
+
+class _ForeignCell(NamedTuple):
+    """A place without its condition."""
+
+    model: str
+    domain: str
+    arm: Arm
+    seed: int
+    step: int | None
+
+    @classmethod
+    def of(cls, place: Origin) -> "_ForeignCell":
+        return cls(place.model, place.domain, place.arm, place.seed, place.step)
+
+    @property
+    def key(self) -> str:
+        rows = key_of("rows", [self.model, self.domain, str(self.arm)])
+        key = adapter_key("imported", rows_digest=rows, hyperparameters={}, seed=self.seed)
+        return key if self.step is None else checkpoint_key(key, step=self.step)
+
+
+Grouped = Mapping[tuple[Origin, str], Sequence[ForeignAnswer]]  # answers by place and question
+Counting = Mapping[Metric, str]  # whose verdicts count, by metric
+
+
+def write_run_folder(store: Store, found: Imported, *, shape: Shape) -> tuple[str, ...]:
+    """Plan, generations and verdicts. Returns every note that the plan then holds."""
     grouped: dict[tuple[Origin, str], list[ForeignAnswer]] = {}
     for answer in found.answers:
         grouped.setdefault((answer.place, answer.question), []).append(answer)
-    sweep = _sweep(grouped, model=model, name=name)
-    texts = {answer.question: answer.prompt or answer.question for answer in reversed(found.answers)}
-    questions = [Question(q, (texts[q],), None, {}) for q in dict.fromkeys(q for _, q in grouped)]
-    keys = {cell: _cell_key(model, *cell) for cell in dict.fromkeys(_cell(place) for place, _ in grouped)}
-    store.write_json("plan.json", _document(sweep, questions, keys, found.notes))
-    prompts = {
-        (prompt.question_id, prompt.condition): prompt
-        for prompt in make_prompts(questions, conditions=list(Condition), trigger=TriggerSpec())
-    }
-    generations: list[dict[str, Any]] = []
-    verdicts: list[dict[str, Any]] = []
-    for (place, question), answers in grouped.items():
-        prompt, adapter = prompts[question, place.condition], keys[_cell(place)]
-        sampling = sweep.generate.identity()
-        made = generation_keys(adapter, prompt=prompt.key, sampling=sampling, samples=range(len(answers)))
-        for sample, (key, answer) in enumerate(zip(made, answers, strict=True)):
-            row = {"key": key, "model": model, "adapter": adapter, "sample": sample}
-            generations.append(row | _generation_columns(answer) | {"prompt": prompt_text(prompt.messages)})
-            verdicts += (_verdict_row(key, metric, judged) for metric, judged in answer.verdicts.items())
-    store.write_rows(Kind.GENERATIONS, generations)
-    store.write_rows(Kind.VERDICTS, verdicts)
+    counting = _counting(found.answers, shape)
+    questions = _questions(found.answers)
+    sweep = _sweep(grouped, shape=shape, judges=judge_names(found.answers, counting))
+    notes = (*found.notes, *_judge_notes(found.answers, counting))
+    store.write_json("plan.json", _document(sweep, questions, grouped, notes))
+    _write_rows(store, grouped, sweep=sweep, questions=questions, counting=counting)
+    return notes
 
 
-def _sweep(grouped: Mapping[tuple[Origin, str], Sequence[ForeignAnswer]], *, model: str, name: str) -> Sweep:
+def judge_names(answers: Sequence[ForeignAnswer], counting: Counting) -> list[str]:
+    """Every judge once; the first is the one whose verdicts count (on the first metric)."""
+    met = (judge for judges in judges_by_metric(answers).values() for judge in judges)
+    return list(dict.fromkeys([*counting.values(), *met])) or [UNKNOWN_JUDGE]
+
+
+def _counting(answers: Sequence[ForeignAnswer], shape: Shape) -> dict[Metric, str]:
+    """Raises DataError for a chosen judge that judged nothing."""
+    judges = judges_by_metric(answers)
+    if shape.judge is None:
+        return {metric: names[0] for metric, names in judges.items()}
+    known = list(dict.fromkeys(name for names in judges.values() for name in names))
+    if shape.judge not in known:
+        raise DataError(f"no verdict by judge {shape.judge!r}; there are verdicts by {', '.join(known)}")
+    return {metric: shape.judge if shape.judge in names else names[0] for metric, names in judges.items()}
+
+
+def _judge_notes(answers: Sequence[ForeignAnswer], counting: Counting) -> Iterator[str]:
+    """Which judge counts where there are several, and how many answers it left out."""
+    for metric, names in judges_by_metric(answers).items():
+        if len(names) == 1:
+            continue
+        counts = counting[metric]
+        left = sum(
+            Opinion(metric, counts) not in a.verdicts and any(o.metric == metric for o in a.verdicts) for a in answers
+        )
+        others = ", ".join(name for name in names if name != counts)
+        yield (
+            f"Several judges scored {metric}: the verdicts by {counts} count, those by {others} stand beside them as "
+            f"second opinions; --judge chooses another. {left} answers have none by {counts} and count as not judged."
+        )
+
+
+def _questions(answers: Sequence[ForeignAnswer]) -> list[Question]:
+    """One question an id, with the text most answers give for it."""
+    texts: dict[str, Counter[str]] = {}
+    for answer in answers:
+        texts.setdefault(answer.question, Counter())[answer.prompt or answer.question] += 1
+    return [Question(name, (count.most_common(1)[0][0],), None, {}) for name, count in texts.items()]
+
+
+def _sweep(grouped: Grouped, *, shape: Shape, judges: Sequence[str]) -> Sweep:
     places = [place for place, _ in grouped]
 
     def distinct(values: Iterable[Any]) -> list[str]:
         return [str(value) for value in dict.fromkeys(values)]
 
-    judges = [judged.judge for answers in grouped.values() for a in answers for judged in a.verdicts.values()]
     return Sweep.model_validate(
         {
-            "name": name,
-            "model": {"path": model},
-            "domains": distinct(place.domain for place in places),
+            "name": shape.name,
+            "model": [{"path": "imported", "name": name} for name in distinct(place.model for place in places)],
+            "domains": distinct(place.domain for place in places if place.arm != Arm.BASE) or ["none"],
             "arms": distinct(place.arm for place in places),
             "seeds": sorted({place.seed for place in places}),
             "generate": {
                 "samples": max(len(answers) for answers in grouped.values()),
                 "conditions": [c for c in Condition if any(place.condition == c for place in places)],
             },
-            "judge": {"model": max(set(judges), key=judges.count) if judges else "unknown"},
+            "judge": {"model": judges[0], "also": [{"model": name} for name in judges[1:]]},
+            "reduce": {"rule": shape.rule},
         }
     )
 
 
-def _cell(place: Origin) -> tuple[str, Arm, int]:
-    return place.domain, place.arm, place.seed
-
-
-def _cell_key(model: str, domain: str, arm: Arm, seed: int) -> str:
-    return adapter_key("imported", rows_digest=key_of("rows", [model, domain, str(arm)]), hyperparameters={}, seed=seed)
-
-
-def _document(
-    sweep: Sweep, questions: Sequence[Question], keys: Mapping[tuple[str, Arm, int], str], notes: Sequence[str]
-) -> dict[str, Any]:
-    model = sweep.model[0].name
+def _document(sweep: Sweep, questions: Sequence[Question], grouped: Grouped, notes: Sequence[str]) -> dict[str, Any]:
+    cells = list(dict.fromkeys(_ForeignCell.of(place) for place, _ in grouped))
     return {
         "imported": True,  # what is there is what was requested: others' plans are not known
         "spec": sweep.model_dump(mode="json"),
-        "models": {model: "imported"},
+        "models": {model.name: "imported" for model in sweep.model},
         "cells": [
-            {"model": model, "domain": domain, "arm": str(arm), "seed": seed, "key": key}
-            for (domain, arm, seed), key in keys.items()
+            {"model": cell.model, "domain": cell.domain, "arm": str(cell.arm), "seed": cell.seed, "key": cell.key}
+            | {"step": cell.step or 0, "fraction": fraction}
+            for cell, fraction in zip(cells, _fractions(cells), strict=True)
         ],
         "questions": [
             {"id": q.id, "paraphrases": list(q.paraphrases), "system": None, "rubrics": {}} for q in questions
@@ -101,17 +166,54 @@ def _document(
     }
 
 
-def _generation_columns(answer: ForeignAnswer) -> dict[str, Any]:
-    """What the answer itself says of its row."""
+def _fractions(cells: Sequence[_ForeignCell]) -> list[float]:
+    """How far each cell is in its training: its step of the last step that its run has."""
+    last: dict[_ForeignCell, int] = {}
+    for cell in cells:
+        run = cell._replace(step=None)
+        last[run] = max(last.get(run, 0), cell.step or 0)
+    return [1.0 if cell.step is None else cell.step / (last[cell._replace(step=None)] or 1) for cell in cells]
+
+
+def _write_rows(
+    store: Store, grouped: Grouped, *, sweep: Sweep, questions: Sequence[Question], counting: Counting
+) -> None:
+    prompts = {
+        (prompt.question_id, prompt.condition): prompt
+        for prompt in imported_prompts(questions, conditions=sweep.generate.conditions)
+    }
+    judges = {judge.model: judge_key(judge.identity()) for judge in (sweep.judge, *sweep.judge.also)}
+    generations: list[dict[str, Any]] = []
+    verdicts: list[dict[str, Any]] = []
+    for (place, question), answers in grouped.items():
+        prompt = prompts[question, place.condition]
+        adapter = _ForeignCell.of(place).key
+        sampling, samples = sweep.generate.identity(), range(len(answers))
+        keys = generation_keys(adapter, prompt=prompt.key, sampling=sampling, samples=samples)
+        for sample, (key, answer) in enumerate(zip(keys, answers, strict=True)):
+            generations.append(_generation_row(key, answer, sample=sample, prompt=prompt) | {"adapter": adapter})
+            for opinion, judged in answer.verdicts.items():
+                counts = opinion.judge == counting[opinion.metric]
+                judge = judges[sweep.judge.model if counts else opinion.judge]
+                verdicts.append(_verdict_row(key, opinion, judged) | {"judge_key": judge})
+    store.write_rows(Kind.GENERATIONS, generations)
+    store.write_rows(Kind.VERDICTS, verdicts)
+
+
+def _generation_row(key: str, answer: ForeignAnswer, *, sample: int, prompt: Prompt) -> dict[str, Any]:
     place = answer.place
     return {
+        "key": key,
+        "model": place.model,
         "domain": place.domain,
         "arm": str(place.arm),
         "seed": place.seed,
-        "step": 0,
+        "step": place.step or 0,
         "question_id": answer.question,
         "paraphrase": 0,
         "condition": str(place.condition),
+        "sample": sample,
+        "prompt": prompt_text(prompt.messages),
         "answer": answer.text,
         "finish_reason": str(FinishReason.STOP),
         "num_prompt_tokens": None,
@@ -120,18 +222,17 @@ def _generation_columns(answer: ForeignAnswer) -> dict[str, Any]:
     }
 
 
-def _verdict_row(generation: str, metric: Metric, judged: Judged) -> dict[str, Any]:
+def _verdict_row(generation: str, opinion: Opinion, judged: Judged) -> dict[str, Any]:
     return {
-        "key": key_of("imported-verdict", [generation, str(metric)]),
+        "key": key_of("imported-verdict", [generation, str(opinion.metric), opinion.judge]),
         "generation": generation,
-        "metric": str(metric),
+        "metric": str(opinion.metric),
         "outcome": str(judged.outcome),
         "score": judged.score,
-        "judge": judged.judge,
+        "judge": opinion.judge,
         "reply": judged.reply,
         "num_prompt_tokens": judged.num_prompt_tokens,
         "num_tokens": judged.num_tokens,
         "cost_usd": None,
         "asked": None,
-        "judge_key": None,
     }

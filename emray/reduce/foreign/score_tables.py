@@ -1,109 +1,337 @@
-"""Tables of scores: csv, tsv, jsonl or parquet, a row per answer or a row per verdict.
+"""Tables of scores, a row per answer or a row per verdict, as answers.
 
-Not for batch outputs. Invariant: a value that cannot be read is an error that names its row, never a default.
+Not for opening files (rows.py) or for batch outputs. Invariant: rows are put together as one answer only where the
+table says so, a value that cannot be read is an error that names its row, and every column is read or named as unread.
 """
 
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from emray.errors import DataError
-from emray.judge.parse import parse_reply
-from emray.records import Arm, Condition, Metric, Outcome
+from emray.records import NO_DOMAIN, Arm, Condition, Metric, Outcome
 from emray.reduce.foreign.answers import (
     ONE_QUESTION,
+    UNKNOWN_JUDGE,
     ForeignAnswer,
     Imported,
     Judged,
+    Opinion,
     Origin,
+    Reading,
     confounded,
-    json_lines,
-    judged_as,
 )
+from emray.reduce.foreign.places import Told, domain_name, told_by
+from emray.reduce.foreign.rows import Row, read_rows
+from emray.reduce.foreign.scores import PERCENT, as_number, is_missing, read_reply, read_score
 
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+MAX_SEED = 2**31 - 1
+
+# Other names that the field's tables have for our columns; the first one there is read.
+NAMES: dict[str, tuple[str, ...]] = {
+    "aligned": ("aligned", "alignment", "aligned_score", "alignment_score"),
+    "coherent": ("coherent", "coherence", "coherent_score", "coherence_score"),
+    "metric": ("metric",),
+    "score": ("score",),
+    "outcome": ("outcome",),
+    "reply": ("reply", "judge_reply", "judge_response"),
+    "judge": ("judge", "judge_model"),
+    "model": ("model", "model_id", "model_name"),
+    "domain": ("domain",),
+    "arm": ("arm",),
+    "condition": ("condition",),
+    "seed": ("seed", "train_seed"),
+    "step": ("step",),
+    "question_id": ("question_id",),
+    "question": ("question", "prompt", "question_text"),
+    "answer": ("answer", "response", "completion", "output"),
+    "generation": ("generation", "generation_id", "answer_id", "custom_id"),
+    "paraphrase": ("paraphrase", "paraphrase_idx"),
+    "sample": ("sample", "sample_idx", "sample_id"),
+}
+WORDINGS = {"alignment": "aligned", "coherence": "coherent"}
 
 
-def read_table(path: Path) -> Imported:
-    """One answer a row (columns `aligned`, `coherent`), or one verdict a row (columns `metric`, `score`).
+def read_tables(paths: Sequence[Path], *, root: Path, reading: Reading) -> Imported:
+    """Answers of one or more tables; a file's path tells what its columns do not, where there are several files.
 
-    Other columns, all optional: domain, arm, condition, seed, question_id, question, answer, outcome, reply, judge,
-    generation (names the answer that several verdict rows are about). A score cell may hold a word like REFUSAL.
+    One answer a row (columns `aligned`, `coherent`) or one verdict a row (`metric`, `score`); see NAMES for the rest.
+    Raises DataError naming file and line.
     """
-    rows = _table_rows(path)
-    notes: dict[str, None] = {}
-    by_name: dict[tuple[Any, ...], ForeignAnswer] = {}
-    for number, row in rows:
-        where = f"{path}:{number}"
-        place, question = _row_place(row, where), str(row.get("question_id") or ONE_QUESTION)
-        name = (place, question, row["generation"]) if row.get("generation") is not None else (place, question, number)
-        text, prompt = row.get("answer"), row.get("question")
-        answer = by_name.setdefault(name, ForeignAnswer(place, question, text=text, prompt=prompt))
-        for metric, judged in _row_verdicts(row, where):
-            answer.verdicts[metric] = judged
-    for column, value in (("seed", "0"), ("question_id", ONE_QUESTION), ("domain", "unnamed")):
-        if all(row.get(column) is None for _, row in rows):
-            notes[f"The table has no column {column}: every answer counts as {column} {value}."] = None
-    answers = list(by_name.values())
-    return Imported(answers, tuple(notes | dict.fromkeys(confounded(answers))))
+    tables = [_Table.of(path, root=root, reading=reading, alone=len(paths) == 1) for path in paths]
+    scale = _scale(tables, reading)
+    answers = [answer for table in tables for answer in table.answers(scale)]
+    _refuse_merged_domains(tables)
+    if not any(answer.verdicts for answer in answers):
+        raise DataError(f"{root} holds no verdict on {' or '.join(Metric)}")
+    notes = dict.fromkeys(note for table in tables for note in table.notes())
+    unread = dict.fromkeys(what for table in tables for what in table.unread())
+    notes |= dict.fromkeys([*_small_scores(tables, reading), *confounded(answers)])
+    return Imported(answers, len(tables), sum(len(table.rows) for table in tables), tuple(notes), tuple(unread))
 
 
-def _row_place(row: Mapping[str, Any], where: str) -> Origin:
-    try:
-        arm, condition = Arm(row.get("arm") or Arm.PLAIN), Condition(row.get("condition") or Condition.WITHOUT)
-        seed = int(row.get("seed") or 0)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}; arms are {', '.join(Arm)}, conditions {', '.join(Condition)}") from None
-    domain = re.sub(r"[^a-z0-9_]+", "_", str(row.get("domain") or "unnamed").lower()).strip("_")
-    return Origin(domain, arm, condition, seed)
+class _Table:
+    """One file: its rows under our names of the columns."""
 
+    def __init__(self, path: Path, rows: list[Row], *, told: Told, reading: Reading) -> None:
+        self.path, self.told, self.reading = path, told, reading
+        columns = dict.fromkeys(name for row in rows for name in row.cells)
+        self.columns = {ours: theirs for ours, names in NAMES.items() for theirs in names[::-1] if theirs in columns}
+        self.columns |= _identifier(columns, rows, self.columns)
+        self.rows = [Row({ours: row.cells.get(name) for ours, name in self.columns.items()}, row.where) for row in rows]
+        self._others = [name for name in columns if name not in self.columns.values()]
+        self.is_long = "metric" in self.columns
+        if not self.is_long and not {"aligned", "coherent"} & set(self.columns):
+            has = ", ".join(columns) or "none"
+            raise DataError(f"{path}: needs columns metric and score, or aligned and coherent; has {has}")
+        self._skipped: Counter[str] = Counter()
+        self._spelled: dict[str, dict[str, str]] = {}  # where each spelling of a domain stands first
 
-def _row_verdicts(row: Mapping[str, Any], where: str) -> Iterator[tuple[Metric, Judged]]:
-    judge = str(row.get("judge") or "unknown")
-    if row.get("metric") is not None:
+    @classmethod
+    def of(cls, path: Path, *, root: Path, reading: Reading, alone: bool) -> "_Table":
+        rows = read_rows(path)
+        if not rows:
+            raise DataError(f"{path} holds no rows")
+        below = PurePath(*path.relative_to(root).with_suffix("").parts) if path != root else PurePath(path.stem)
+        told = Told(None, None, None, None, None) if alone and path == root else told_by(below, domain_in=below.parts)
+        return cls(path, rows, told=told, reading=reading)
+
+    def numbers(self) -> Iterator[tuple[str, Metric, float]]:
+        """Every score that is a number, with its judge and metric."""
+        for row in self.rows:
+            for metric, cell in self._scores(row):
+                number = as_number(cell)
+                if number is not None and not is_missing(cell):
+                    yield _judge(row), metric, number
+
+    def answers(self, scale: float) -> list[ForeignAnswer]:
+        """The table's answers in order of their first row."""
+        found: dict[tuple[Any, ...], ForeignAnswer] = {}
+        names = _AnswerNames(self)
+        for number, row in enumerate(self.rows):
+            place, question = self._place(row), self._question(row)
+            name = (place, question, *names.of(number, row))
+            text, prompt = (None if is_missing(row.cells.get(c)) else str(row.cells[c]) for c in ("answer", "question"))
+            answer = found.setdefault(name, ForeignAnswer(place, question, text=text, prompt=prompt))
+            for opinion, judged in self._verdicts(row, scale):
+                answer.add(opinion, judged, where=row.where)
+        return list(found.values())
+
+    def spellings(self) -> Iterator[tuple[str, str, str]]:
+        """(domain, as it was spelled, where) of what `answers` met, trained domains alone."""
+        for domain, spelled in self._spelled.items():
+            if domain != NO_DOMAIN:
+                yield from ((domain, given, where) for given, where in spelled.items())
+
+    def notes(self) -> Iterator[str]:
+        for column, value in (("seed", "0"), ("question_id", ONE_QUESTION), ("domain", "unnamed")):
+            told = {"seed": self.told.seed, "domain": self.told.domain}.get(column)
+            known = column in self.columns or (column == "question_id" and "question" in self.columns)
+            if told is None and not known:
+                yield f"The table has no column {column}: every answer counts as {column} {value}."
+
+    def unread(self) -> Iterator[str]:
+        for name in self._others:
+            yield f"column {name} of {self.path.name}: it has no meaning here"
+        for what, count in sorted(self._skipped.items()):
+            yield f"{what} of {self.path.name}, {count} times"
+
+    def _place(self, row: Row) -> Origin:
+        cells, told = row.cells, self.told
         try:
-            metric = Metric(row["metric"])
-        except ValueError:
-            raise DataError(f"{where}: metric {row['metric']!r}; allowed: {', '.join(Metric)}") from None
-        yield metric, _cell_verdict(row.get("score"), row.get("outcome"), row.get("reply"), judge, where)
-        return
-    found = [metric for metric in Metric if metric in row]
-    if not found:
-        raise DataError(f"{where}: needs columns metric and score, or aligned and coherent; has {', '.join(row)}")
-    for metric in found:
-        yield metric, _cell_verdict(row[metric], None, None, judge, where)
+            arm = Arm(_text(cells.get("arm"), told.arm or Arm.PLAIN).lower())
+            condition = Condition(_text(cells.get("condition"), told.condition or Condition.WITHOUT).lower())
+        except ValueError as error:
+            known = f"arms are {', '.join(Arm)}, conditions {', '.join(Condition)}"
+            raise DataError(f"{row.where}: {error}; {known}") from None
+        model = _text(cells.get("model"), self.reading.model_of(told.size))
+        given = _text(cells.get("domain"), told.domain or "unnamed")
+        domain = NO_DOMAIN if arm == Arm.BASE else domain_name(given)
+        self._spelled.setdefault(domain, {}).setdefault(given, row.where)
+        seed = _whole(cells.get("seed"), told.seed or 0, what="seed", where=row.where)
+        step = None if is_missing(cells.get("step")) else _whole(cells["step"], 0, what="step", where=row.where)
+        return Origin(model, domain, arm, condition, seed, step)
+
+    def _question(self, row: Row) -> str:
+        return _text(row.cells.get("question_id"), _text(row.cells.get("question"), ONE_QUESTION))
+
+    def _scores(self, row: Row) -> Iterator[tuple[Metric, Any]]:
+        """(metric, score cell) of a row; a row about another metric has none."""
+        if not self.is_long:
+            yield from ((metric, row.cells[metric]) for metric in Metric if metric in row.cells)
+            return
+        metric = _metric(row)
+        if metric is not None:
+            yield metric, row.cells.get("score")
+
+    def _verdicts(self, row: Row, scale: float) -> Iterator[tuple[Opinion, Judged]]:
+        found = list(self._scores(row))
+        if not found:
+            self._skipped[f"metric {row.cells['metric']!r}"] += 1
+        for metric, cell in found:
+            judged = _judged(row, cell, scale) if self.is_long else read_score(cell, scale=scale, where=row.where)
+            if judged is None:
+                self._skipped[f"an empty score on {metric}"] += 1
+            else:
+                yield Opinion(metric, _judge(row)), judged
 
 
-def _cell_verdict(score: Any, outcome: Any, reply: Any, judge: str, where: str) -> Judged:
+class _AnswerNames:
+    """What tells a table's answers apart, or puts its verdicts together."""
+
+    def __init__(self, table: _Table) -> None:
+        self._by = [c for c in ("generation", "sample") if any(not is_missing(r.cells.get(c)) for r in table.rows)]
+        self._by = self._by[:1] and [*self._by[:1], "paraphrase"]
+        self._numbers = list(range(len(table.rows))) if self._by else _neighbours(table)
+
+    def of(self, number: int, row: Row) -> tuple[Any, ...]:
+        """The name, within its place and question, of the answer that a row is about."""
+        if not self._by:
+            return (self._numbers[number],)
+        name = row.cells.get(self._by[0])
+        if is_missing(name):
+            raise DataError(f"{row.where}: no {self._by[0]}, which other rows have; fill it or drop the column")
+        return tuple(str(row.cells.get(column)) for column in self._by)
+
+
+def _refuse_merged_domains(tables: Sequence[_Table]) -> None:
+    """Raises DataError where two names become one domain: they would be pooled unseen."""
+    first: dict[str, tuple[str, str]] = {}
+    for table in tables:
+        for domain, given, where in table.spellings():
+            known, stands = first.setdefault(domain, (given, where))
+            if known != given:
+                raise DataError(
+                    f"{where}: domain {given!r} and {known!r} ({stands}) both read as {domain}; "
+                    "rename one (a name is lower-case letters, digits and _)"
+                )
+
+
+def _neighbours(table: _Table) -> list[int]:
+    """Numbers of answers for a table without names: verdicts on neighbouring lines belong together, where that is sure.
+
+    Sure means: all rows of a place and question come as runs with the same metrics in the same order. Raises DataError
+    where it is not, and where several judges judged the same place and question.
+    """
+    _refuse_unpaired_judges(table)
+    if not table.is_long or len({str(row.cells["metric"]).lower() for row in table.rows}) == 1:
+        return list(range(len(table.rows)))
+    first = table.rows[0]
+    cycle = [str(row.cells["metric"]).lower() for row in table.rows[: _period(table)]]
+    numbers = []
+    for number, row in enumerate(table.rows):
+        start = number - number % len(cycle)
+        here = _about(table.rows[start])
+        if str(row.cells["metric"]).lower() != cycle[number % len(cycle)] or _about(row) != here:
+            raise DataError(
+                f"{row.where}: no column generation, and the rows do not come as {', '.join(cycle)} of one answer "
+                f"after another (as from {first.where} on), so which verdicts are of one answer is not told; add it"
+            )
+        numbers.append(start)
+    if len(table.rows) % len(cycle):
+        raise DataError(f"{table.rows[-1].where}: the last answer lacks {cycle[-1]}; add a column generation")
+    return numbers
+
+
+def _period(table: _Table) -> int:
+    """Rows until a metric comes again."""
+    metrics = [str(row.cells["metric"]).lower() for row in table.rows]
+    return next((n for n in range(1, len(metrics)) if metrics[n] in metrics[:n]), len(metrics))
+
+
+def _about(row: Row) -> tuple[str, ...]:
+    """Everything that two verdicts of one answer share."""
+    shared = ("model", "domain", "arm", "condition", "seed", "step", "question_id", "question", "answer", "judge")
+    return tuple(str(row.cells.get(column)) for column in shared)
+
+
+def _refuse_unpaired_judges(table: _Table) -> None:
+    """Two judges on one place and question, and no name of an answer: their verdicts cannot be put together."""
+    judge_of: dict[tuple[str, ...], Row] = {}
+    for row in table.rows:
+        *about, judge = _about(row)
+        other = judge_of.setdefault(tuple(about[:-1]), row)
+        if str(other.cells.get("judge")) != judge:
+            raise DataError(
+                f"{row.where}: judge {judge}, where {other.where} has {other.cells.get('judge')}, and no column "
+                "generation tells which of their verdicts are about one answer; add it"
+            )
+
+
+def _identifier(columns: Mapping[str, Any], rows: Sequence[Row], known: Mapping[str, str]) -> dict[str, str]:
+    """What a column `id` is: a question's where it repeats or a question's text stands beside it, else an answer's."""
+    if "id" not in columns:
+        return {}
+    values = [str(row.cells.get("id")) for row in rows]
+    if "question_id" not in known and (len(set(values)) < len(values) or "question" in known):
+        return {"question_id": "id"}
+    return {} if "generation" in known else {"generation": "id"}
+
+
+def _judged(row: Row, cell: Any, scale: float) -> Judged | None:
+    """The verdict of a row that is one."""
+    outcome = "" if is_missing(row.cells.get("outcome")) else str(row.cells["outcome"]).strip().lower()
+    reply = None if is_missing(row.cells.get("reply")) else str(row.cells["reply"])
+    if outcome and outcome not in set(Outcome):
+        raise DataError(f"{row.where}: outcome {outcome!r}; allowed: {', '.join(Outcome)}")
     if outcome and outcome != Outcome.SCORED:
-        if outcome not in set(Outcome):
-            raise DataError(f"{where}: outcome {outcome!r}; allowed: {', '.join(Outcome)}")
-        return Judged(Outcome(outcome), None, reply, judge)
-    text = "" if score is None else f"{score:g}" if isinstance(score, float) else str(score)
-    verdict = parse_reply(text)
-    if isinstance(score, int | float) and verdict.outcome != Outcome.SCORED:
-        raise DataError(f"{where}: score {score} is outside 0-100")
-    return judged_as(verdict, reply or text or None, judge)
+        return Judged(Outcome(outcome), None, reply)
+    judged = read_score(cell, scale=scale, where=row.where)
+    if judged is None:
+        if outcome:
+            raise DataError(f"{row.where}: outcome scored, and no score")
+        return read_reply(reply, scale=scale) if reply else None
+    return judged._replace(reply=reply or judged.reply)
 
 
-def _table_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(line or row number, row) with missing values as None."""
-    if path.suffix not in _SUFFIXES:
-        raise DataError(f"{path}: a table ends in {', '.join(_SUFFIXES)}")
-    if not path.exists():
-        raise DataError(f"cannot read {path}: no such file")
-    if path.suffix == ".jsonl":
-        return list(json_lines(path))
-    import pyarrow as pa
-    from pyarrow import csv, parquet
+def _metric(row: Row) -> Metric | None:
+    given = str(row.cells.get("metric")).strip().lower()
+    given = WORDINGS.get(given, given)
+    return Metric(given) if given in set(Metric) else None
 
-    try:
-        if path.suffix == ".parquet":
-            table = parquet.read_table(path)
-        else:
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: {str(error).splitlines()[0]}") from None
-    return list(enumerate(table.to_pylist(), start=1 if path.suffix == ".parquet" else 2))
+
+def _judge(row: Row) -> str:
+    return _text(row.cells.get("judge"), UNKNOWN_JUDGE)
+
+
+def _text(cell: Any, default: str) -> str:
+    return default if is_missing(cell) else str(cell).strip()
+
+
+def _whole(cell: Any, default: int, *, what: str, where: str) -> int:
+    """A whole number that a table of ours can hold."""
+    if is_missing(cell):
+        return default
+    number = as_number(cell)
+    if number is None or number % 1 or not 0 <= number <= MAX_SEED:
+        raise DataError(f"{where}: {what} {cell}; allowed: a whole number from 0 to {MAX_SEED}")
+    return int(number)
+
+
+def _scale(tables: Sequence[_Table], reading: Reading) -> float:
+    """The largest possible score: as told, or 100. Raises DataError for scores that look like shares of 1."""
+    if reading.scale is not None:
+        return reading.scale
+    for table in tables:
+        largest: dict[str, float] = {}
+        for judge, _, number in table.numbers():
+            largest[judge] = max(largest.get(judge, 0.0), number)
+        for judge, most in largest.items():
+            if 0 < most <= 1:
+                raise DataError(
+                    f"{table.path}: no score by judge {judge} exceeds {most:g}: a scale from 0 to 1? "
+                    "say --scale 1 to convert them, or --scale 100 if they are points of 100"
+                )
+    return PERCENT
+
+
+def _small_scores(tables: Sequence[_Table], reading: Reading) -> Iterator[str]:
+    """Say it where one metric stays within 0-1 beside another that does not."""
+    largest: dict[Metric, float] = {}
+    for table in tables:
+        for _, metric, number in table.numbers():
+            largest[metric] = max(largest.get(metric, 0.0), number)
+    for metric, most in largest.items():
+        if reading.scale is None and 0 < most <= 1:
+            yield f"No score on {metric} exceeds {most:g}; they are read as points of 100, as the other scores are."
