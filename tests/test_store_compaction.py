@@ -145,7 +145,7 @@ def test_writers_at_work_lose_nothing_to_a_compaction(tmp_path: Path, small_part
     store = Store(str(tmp_path))
 
     def work(writer: int) -> None:
-        for n in range(60):
+        for n in range(40):
             write(store, numbered(1000 * writer + n, 1000 * writer + n + 1))
 
     writers = [threading.Thread(target=work, args=(writer,)) for writer in range(4)]

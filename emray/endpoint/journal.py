@@ -182,11 +182,10 @@ def entry_line(key: str, reply: Reply) -> str:
 def read_journal(store: Store, *, wanted: Container[str]) -> Iterator[tuple[str, Reply]]:
     """Every journaled reply whose key is wanted, each key once."""
     given: set[str] = set()
-    for name in [*store.names(FOLDER, suffix=".parquet"), *store.names(FOLDER, suffix=".jsonl")]:
-        for key, reply in _entries(store, name):
-            if key in wanted and key not in given:
-                given.add(key)
-                yield key, _reply(json.loads(reply) if isinstance(reply, str) else reply)
+    for key, reply in _stored(store):
+        if key in wanted and key not in given:
+            given.add(key)
+            yield key, _reply(json.loads(reply) if isinstance(reply, str) else reply)
 
 
 def _reply(fields: dict[str, Any]) -> Reply:
@@ -200,34 +199,37 @@ def _reply(fields: dict[str, Any]) -> Reply:
 
 def journaled_keys(store: Store) -> set[str]:
     """Keys of every reply that is on the store."""
-    names = [*store.names(FOLDER, suffix=".parquet"), *store.names(FOLDER, suffix=".jsonl")]
-    return {key for name in names for key, _ in _entries(store, name)}
+    return {key for key, _ in _stored(store)}
 
 
 def compact(store: Store) -> None:
     """Turn all segments into one compressed part, then delete them. Only when no writer is at work."""
-    names = store.names(FOLDER, suffix=".jsonl")
-    entries = {key: reply for name in names for key, reply in _entries(store, name)}
+    names: list[str] = []
+    entries: dict[str, Any] = {}
+    for name, content in store.read_files(FOLDER, suffix=".jsonl"):
+        names.append(name)
+        entries.update(_lines(content))
     if entries:
         keys = sorted(entries)
         rows = {"key": keys, "reply": [json.dumps(entries[key], ensure_ascii=False) for key in keys]}
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(rows, schema=SCHEMA), sink, compression="zstd")
         digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:20]
-        store.write_bytes(f"{FOLDER}/replies-{digest}.parquet", sink.getvalue().to_pybytes())
+        store.write_bytes(f"{FOLDER}/replies-{digest}.parquet", sink.getvalue().to_pybytes(), durable=True)
     store.delete_files(names)
 
 
-def _entries(store: Store, name: str) -> Iterator[tuple[str, Any]]:
-    """(key, reply) of one file; nothing of one that its writer has merged away meanwhile."""
-    try:
-        content = store.read_bytes(name)
-    except FileNotFoundError:
-        return
-    if name.endswith(".parquet"):
+def _stored(store: Store) -> Iterator[tuple[str, Any]]:
+    """(key, reply) of every file; nothing of one that its writer has merged away meanwhile."""
+    for _, content in store.read_files(FOLDER, suffix=".parquet"):
         table = pq.read_table(pa.BufferReader(content))
         yield from zip(table["key"].to_pylist(), table["reply"].to_pylist(), strict=True)
-        return
+    for _, content in store.read_files(FOLDER, suffix=".jsonl"):
+        yield from _lines(content)
+
+
+def _lines(content: bytes) -> Iterator[tuple[str, Any]]:
+    """(key, reply) of every whole line."""
     whole, _, _ = content.rpartition(b"\n")  # what follows was cut off by the end of its writer
     for line in whole.splitlines():  # of bytes: a text would also be cut at U+2028
         entry = json.loads(line)

@@ -13,7 +13,9 @@ there. The invariant: every file but the journal's appears under its name comple
 last.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +28,7 @@ from emray.store.files import Files, LocalFiles
 from emray.store.keyset import Keys, key_array
 from emray.store.lease import Lease
 from emray.store.objects import ObjectFiles
+from emray.store.parts import ahead
 from emray.store.tables import Kind, Tables
 
 __all__ = ["AdapterRecord", "Keys", "Kind", "Lease", "Store", "key_array"]
@@ -55,9 +58,20 @@ class Store:
         """Raises FileNotFoundError."""
         return self._files.read_bytes(name)
 
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Atomic: readers see the old file or the new one."""
-        self._files.write_bytes(name, content)
+    def read_files(self, folder: str, *, suffix: str = "") -> Iterator[tuple[str, bytes]]:
+        """The files of a folder in the order of their names, several read at once, but those deleted meanwhile."""
+
+        def read(name: str, size: int) -> bytes | None:
+            with suppress(FileNotFoundError):
+                return self._files.read_bytes(name)
+            return None
+
+        found = ahead(self._files, self._files.sizes(folder, suffix=suffix), read)
+        return ((name, content) for name, content in found if content is not None)
+
+    def write_bytes(self, name: str, content: bytes, *, durable: bool = False) -> None:
+        """Atomic: readers see the old file or the new one. A `durable` one also outlives a loss of power."""
+        self._files.write_bytes(name, content, durable=durable)
 
     def open_append(self, name: str) -> BinaryIO | None:
         """A file that grows by what is written to it; None where files only come whole (object stores)."""
@@ -158,7 +172,7 @@ class Store:
 
     def stage_log(self) -> list[dict[str, Any]]:
         """Every logged stage in the order of its start."""
-        return [self.read_json(name) for name in self.names("log", suffix=".json")]
+        return [json.loads(content) for _, content in self.read_files("log", suffix=".json")]
 
 
 def _arrived(root: str, known: bool) -> Store:

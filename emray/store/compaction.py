@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emray.store.files import Files
-from emray.store.parts import SUFFIX, read_parts
-from emray.store.tables import IDENTITY, ROWS, Kind, identities, write_part
+from emray.store.parts import SUFFIX, Part, read_parts
+from emray.store.tables import IDENTITY, ROWS, SCHEMAS, Kind, identities, write_part
 
 PREFIX = "compact"
 
@@ -29,9 +29,10 @@ def compact(files: Files, kind: Kind) -> None:
     if _total(chosen) < ROWS and len(moving) < len(sizes):  # too few for a part of their own: the smallest takes them
         smallest = min(sizes.keys() - set(moving), key=lambda name: (_num_rows(name), name))
         chosen = _choose(files, kind, sizes, [smallest, *moving])
+    parts = read_parts(files, {name: sizes[name] for name in chosen}, columns=SCHEMAS[kind].names)
     written = [
         write_part(files, kind, table, prefix=f"{PREFIX}-{table.num_rows:08d}", durable=True)
-        for table in _new_parts(files, {name: sizes[name] for name in chosen}, chosen)
+        for table in _new_parts(parts, chosen)
     ]
     files.delete_files([name for name in chosen if name not in written])
 
@@ -57,12 +58,12 @@ def _total(chosen: Mapping[str, Rows]) -> int:
     return sum(int(rows.sum()) for rows in chosen.values())
 
 
-def _new_parts(files: Files, sizes: Mapping[str, int], chosen: Mapping[str, Rows]) -> Iterator[pa.Table]:
+def _new_parts(parts: Iterator[Part], chosen: Mapping[str, Rows]) -> Iterator[pa.Table]:
     """The chosen rows in parts of one size, ROWS or more each where there are so many."""
     total, given = _total(chosen), 0
     number = max(1, total // ROWS) if total else 0
     held = []
-    for part in read_parts(files, sizes):
+    for part in parts:
         held.append(part.table.filter(pa.array(chosen[part.name])))
         while number and sum(table.num_rows for table in held) >= (total - given) // number:
             size = (total - given) // number

@@ -5,9 +5,9 @@ and every row that was there when reading began comes at least once.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,8 @@ from emray.errors import StoreError
 from emray.store.files import Files
 
 SUFFIX = ".parquet"
-AHEAD = 16 * 2**20  # bytes of parts, as they are stored, that are read before they are asked for
+AHEAD = 16 * 2**20  # bytes of files, as they are stored, that are read before they are asked for
+Read = TypeVar("Read")
 
 
 class Part(NamedTuple):
@@ -24,12 +25,6 @@ class Part(NamedTuple):
 
     name: str
     table: pa.Table
-
-
-class _Reading(NamedTuple):
-    name: str
-    size: int
-    table: Future[pa.Table]
 
 
 def scan(files: Files, folder: str, *, columns: Sequence[str] | None = None) -> Iterator[Part]:
@@ -47,14 +42,23 @@ def scan(files: Files, folder: str, *, columns: Sequence[str] | None = None) -> 
 
 def read_parts(files: Files, sizes: Mapping[str, int], *, columns: Sequence[str] | None = None) -> Iterator[Part]:
     """These parts, in this order. Raises FileNotFoundError."""
-    waiting, reading = deque(sizes.items()), deque[_Reading]()
-    with ThreadPoolExecutor(files.readers, thread_name_prefix="parts") as pool:
+    return (
+        Part(name, table)
+        for name, table in ahead(files, sizes, lambda name, size: read_part(files, name, size, columns))
+    )
+
+
+def ahead(files: Files, sizes: Mapping[str, int], read: Callable[[str, int], Read]) -> Iterator[tuple[str, Read]]:
+    """What `read(name, size)` makes of each file, in this order, several at once. Raises what it raised."""
+    waiting = deque(sizes.items())
+    reading = deque[tuple[str, int, Future[Read]]]()
+    with ThreadPoolExecutor(files.readers, thread_name_prefix="store") as pool:
         while waiting or reading:
-            while waiting and _may_begin(reading, waiting[0][1], at_once=files.readers):
+            while waiting and _may_begin([size for _, size, _ in reading], waiting[0][1], at_once=files.readers):
                 name, size = waiting.popleft()
-                reading.append(_Reading(name, size, pool.submit(read_part, files, name, size, columns)))
-            first = reading.popleft()
-            yield Part(first.name, first.table.result())
+                reading.append((name, size, pool.submit(read, name, size)))
+            name, _, made = reading.popleft()
+            yield name, made.result()
 
 
 def read_part(files: Files, name: str, size: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -75,5 +79,5 @@ def read_part(files: Files, name: str, size: int, columns: Sequence[str] | None 
     return table.select(list(columns)) if columns else table
 
 
-def _may_begin(reading: Sequence[_Reading], size: int, *, at_once: int) -> bool:
-    return not reading or (len(reading) < at_once and sum(one.size for one in reading) + size <= AHEAD)
+def _may_begin(reading: Sequence[int], size: int, *, at_once: int) -> bool:
+    return not reading or (len(reading) < at_once and sum(reading) + size <= AHEAD)

@@ -77,7 +77,8 @@ class Tables:
         for part in scan(self._files, str(kind), columns=[column]):
             kept = pc.fill_null(pc.not_equal(part.table[column], value), True)
             if not pc.all(kept).as_py():
-                self.write_rows(kind, read_part(self._files, part.name, sizes[part.name]).filter(kept))
+                whole = read_part(self._files, part.name, sizes[part.name], SCHEMAS[kind].names)
+                self.write_rows(kind, whole.filter(kept))
                 self._files.delete_files([part.name])
 
 
