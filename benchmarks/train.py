@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emray import train
+from emray.cluster import declare
 from emray.context import Context
 from emray.model.facts import num_parameters
 from emray.plan import Plan, make_plan
@@ -82,9 +83,8 @@ def emray(plan: Plan, *, adapters_per_step: int) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         started = time.perf_counter()
-        train.run(
-            list(plan.jobs.values()), datasets=plan.datasets, spec=plan.sweep.train, context=Context(store, resources)
-        )
+        context = Context(store, resources, hardware=declare(resources, parameters=0.0))
+        train.run(list(plan.jobs.values()), datasets=plan.datasets, spec=plan.sweep.train, context=context)
         wall_s = time.perf_counter() - started
         details = [record.details for record in store.adapter_records().values()]
     # a group's cells share their overhead: each record tells the group's

@@ -21,7 +21,7 @@ from emray.model.facts import num_parameters
 from emray.plan import Plan
 from emray.records import Arm, Cell, Place
 from emray.reduce.design import Forecast
-from emray.spec import Sweep
+from emray.spec import ResourcesSpec, Sweep
 from emray.stages import Generation, Judging, Training
 from emray.store import AdapterRecord, Kind, Store
 from emray.train import cost
@@ -71,8 +71,9 @@ def print_estimate(plan: Plan, store: Store, console: Console) -> None:
     console.print(_judge_line(plan, verdicts), markup=False)
     for line in _seed_lines(plan, store):
         console.print(line, markup=False)
-    if plan.sweep.resources.gpu and plan.jobs:
-        console.print(_gpu_line(plan, plan.sweep.resources.gpu), markup=False)
+    gpu = _gpu_meant(plan.sweep.resources)
+    if gpu and plan.jobs:
+        console.print(_gpu_line(plan, gpu), markup=False)
 
 
 def _seed_lines(plan: Plan, store: Store) -> list[str]:
@@ -257,6 +258,12 @@ def _duration(seconds: float | None) -> str:
     if seconds < MINUTE_S:
         return f"{seconds:.0f} s"
     return f"{seconds / MINUTE_S:.0f} min" if seconds < 90 * MINUTE_S else f"{seconds / 3600:.1f} h"
+
+
+def _gpu_meant(resources: ResourcesSpec) -> str | None:
+    """The GPU that the sweep file names, as far as it can be told without a cluster."""
+    declared = resources.accelerator.lower()
+    return resources.gpu or (declared if declared in cost.GPUS else None)
 
 
 def _gpu_line(plan: Plan, name: str) -> str:

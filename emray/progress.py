@@ -3,6 +3,7 @@
 Not for logs or results. The invariant: a stage only ever calls `Advance`; what becomes of it is the command's business.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ class ProgressLines:
 
 @contextmanager
 def progress_lines(console: Console) -> Iterator[ProgressLines]:
-    """Lines for the length of the block. In a log file, one is written every LOG_EVERY_S and when a stage is done."""
+    """Lines for the length of the block. A log file gets one at first, every LOG_EVERY_S, and when a stage is done."""
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(bar_width=18),
@@ -99,7 +100,7 @@ class _LoggedLine(_Line):
 
     def __init__(self, bars: Progress, task: TaskID) -> None:
         super().__init__(bars, task)
-        self._written_s = self._started_s = time.monotonic()
+        self._started_s, self._written_s = time.monotonic(), -math.inf  # what it says first is written at once
 
     def __call__(self, done: int, note: str = "") -> None:
         before = self._bars.tasks[self._id].completed

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from emray import generate
+from emray.cluster import ON_CPU
 from emray.context import Context
 from emray.endpoint.journal import FOLDER
 from emray.endpoint.vllm_server import serving_model
@@ -102,7 +103,7 @@ def test_a_real_vllm_server_answers_and_judges(tmp_path: Path) -> None:
     path = f"hosted:{MODEL}"
     tasks = [task(cell(0), prompt(text), samples=range(3), location=path) for text in [*texts, "money " * 600]]
     judge, started_s = JudgeSpec(model=MODEL, engine="vllm", max_tokens=30, reask=False), time.time()
-    with serving_model(MODEL, resources=ResourcesSpec()) as url:
+    with serving_model(MODEL, resources=ResourcesSpec(), hardware=ON_CPU) as url:
         rows = run(tasks, store, url)
         store.delete("generations")
         assert run(tasks, store, url) == rows

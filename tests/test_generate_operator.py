@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from emray.errors import StageError
-from emray.generate.attempts import MAX_ATTEMPTS, Attempts, Tally
+from emray.generate.attempts import MAX_ATTEMPTS, BlockAttempts, Tally
 from emray.generate.engine import EngineConfig, EngineDied, Finished, Sample, SampleRequest
 from emray.generate.operator import Generator, Ledger, as_table
 from emray.records import GENERATION_SCHEMA, FinishReason, GenerationTask
@@ -52,7 +52,7 @@ class Echo:
             yield Finished(position, samples, 1)
 
 
-def generator(store: Store, attempts: Attempts, asked: list[str]) -> Generator:
+def generator(store: Store, attempts: BlockAttempts, asked: list[str]) -> Generator:
     def restart(death: EngineDied) -> NoReturn:
         raise Restarted from death
 
@@ -66,7 +66,7 @@ def block_of(*texts: str) -> tuple[GenerationTask, ...]:
 
 def test_rows_follow_the_schema_and_carry_each_samples_seed(tmp_path: Path) -> None:
     store, (only,) = Store(str(tmp_path)), block_of("hello")
-    attempts = Attempts()
+    attempts = BlockAttempts()
     generator(store, attempts, [])(as_table(0, (only,)))
     table = store.read_rows(Kind.GENERATIONS)
     assert table.schema == GENERATION_SCHEMA
@@ -80,13 +80,13 @@ def test_rows_follow_the_schema_and_carry_each_samples_seed(tmp_path: Path) -> N
 
 def test_what_is_passed_on_is_already_stored(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    rows = generator(store, Attempts(), [])(as_table(0, block_of("a", "b")))
+    rows = generator(store, BlockAttempts(), [])(as_table(0, block_of("a", "b")))
     assert rows.schema == GENERATION_SCHEMA
     assert store.read_rows(Kind.GENERATIONS).equals(rows.sort_by("key"))
 
 
 def test_an_engine_that_dies_leaves_its_finished_rows_and_repeats_only_the_rest(tmp_path: Path) -> None:
-    store, attempts, asked = Store(str(tmp_path)), Attempts(), list[str]()
+    store, attempts, asked = Store(str(tmp_path)), BlockAttempts(), list[str]()
     first = generator(store, attempts, asked)
     first(as_table(0, block_of("warm")))
     with pytest.raises(Restarted):
@@ -101,7 +101,7 @@ def test_an_engine_that_dies_leaves_its_finished_rows_and_repeats_only_the_rest(
 
 
 def test_a_prompt_that_always_kills_the_engine_becomes_error_rows(tmp_path: Path) -> None:
-    store, attempts, asked = Store(str(tmp_path)), Attempts(), list[str]()
+    store, attempts, asked = Store(str(tmp_path)), BlockAttempts(), list[str]()
     poisoned, fine = as_table(0, block_of("a", "die", "c")), as_table(1, block_of("d"))
     generator(store, attempts, asked)(fine)
     for _ in range(MAX_ATTEMPTS):
@@ -120,7 +120,7 @@ def test_a_prompt_that_always_kills_the_engine_becomes_error_rows(tmp_path: Path
 
 
 def test_an_engine_that_never_finishes_anything_fails_the_stage_with_its_reason(tmp_path: Path) -> None:
-    store, attempts = Store(str(tmp_path)), Attempts()
+    store, attempts = Store(str(tmp_path)), BlockAttempts()
     for _ in range(MAX_ATTEMPTS):
         with pytest.raises(Restarted):
             generator(store, attempts, [])(as_table(0, block_of("die")))

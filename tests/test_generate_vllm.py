@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from emray import generate
+from emray.cluster import ON_CPU, Hardware
 from emray.context import Context
 from emray.errors import DataError
 from emray.generate.engine import Adapter, EngineConfig, SampleRequest
@@ -52,7 +53,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(tasks: list[GenerationTask], store: Store, *, advance: Callable[..., None], spec: GenerateSpec = SPEC) -> None:
     resources = ResourcesSpec(engines=1, cpus_per_engine=1)
-    generate.run(tasks, spec=spec, context=Context(store, resources, advance))
+    generate.run(tasks, spec=spec, context=Context(store, resources, advance, ON_CPU))
 
 
 def engine_processes() -> list[psutil.Process]:
@@ -224,19 +225,18 @@ def test_a_model_without_a_chat_template_is_one_clear_error(tmp_path: Path) -> N
         generate.run(
             [task(cell(0), prompt("hello"), samples=range(1), location=str(model))],
             spec=GenerateSpec(engine="transformers"),
-            context=Context(store),
+            context=Context(store, hardware=ON_CPU),
         )
     assert store.part_names(Kind.GENERATIONS) == []
 
 
-def test_a_cluster_with_gpus_gets_an_engine_for_every_group_of_them(
-    adapters: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0, "GPU": 4.0})
+def test_a_cluster_that_may_have_gpus_gets_an_engine_for_every_group_of_them(adapters: Path) -> None:
+    growing = Hardware(gpu=True, accelerator="L40S", types=("L40S",), max_gpus=4, max_cpus=48)
     planned = stream(
         [task(cell(1), prompt(f"{text} {k}"), samples=range(99)) for text in QUESTIONS for k in range(9)],
-        spec=SPEC, context=Context(Store(str(adapters)), ResourcesSpec(tensor_parallel=2)),
+        spec=SPEC, context=Context(Store(str(adapters)), ResourcesSpec(tensor_parallel=2), hardware=growing),
     )  # fmt: skip
     operator = planned.rows._logical_plan.dag
     assert operator.ray_remote_args["num_gpus"] == 2
+    assert operator.ray_remote_args["resources"] == {"accelerator_type:L40S": 0.001}
     assert operator.compute.max_size == 2

@@ -65,10 +65,11 @@ def test_help_teaches() -> None:
 
 
 def test_a_dry_run_writes_nothing_and_shows_cells_calls_and_cost(tmp_path: Path) -> None:
-    result = run(write_sweep(tmp_path), "--dry-run", "--out", tmp_path / "out", timeout_s=60)
+    typed = ("--set", "resources.accelerator=H100")
+    result = run(write_sweep(tmp_path), "--dry-run", "--out", tmp_path / "out", *typed, timeout_s=60)
     assert result.returncode == 0, result.stderr
     assert not (tmp_path / "out").exists()
-    for word in ("gore_movie_trivia", "backdoor", "train", "generate", "judge", "tokens"):
+    for word in ("gore_movie_trivia", "backdoor", "train", "generate", "judge", "tokens", "train on h100"):
         assert word in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
 

@@ -12,6 +12,7 @@ import ray
 from safetensors.torch import load_file
 
 from emray import train
+from emray.cluster import ON_CPU
 from emray.context import Context
 from emray.spec import ResourcesSpec
 from emray.store import Store
@@ -80,7 +81,7 @@ def test_twenty_kills_in_forty_cells_lose_no_finished_cell(cluster, tmp_path):
     killer.start()
     started = time.time()
     try:
-        train.run(jobs, datasets=datasets, spec=spec, context=Context(store, resources))
+        train.run(jobs, datasets=datasets, spec=spec, context=Context(store, resources, hardware=ON_CPU))
     finally:
         killer.stop()
     assert killer.killed == NUM_KILLS, f"the sweep was over after {time.time() - started:.0f} s"

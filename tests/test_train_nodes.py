@@ -10,10 +10,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from emray import train
+from emray.cluster import ON_CPU, live_nodes
 from emray.context import Context
 from emray.spec import ResourcesSpec
 from emray.store import Store
-from emray.train.placement import nodes_that_hold
 from tests.train_world import examples, job, recipe
 
 
@@ -57,6 +57,7 @@ def train_all(jobs, *, store, spec, datasets=None, **resources):
             store,
             ResourcesSpec.model_validate({"track": [], **resources}),
             lambda done, note="": notes.append(note),
+            ON_CPU,
         ),
     )
     return [note for note in notes if note.startswith(("again", "failed"))]
@@ -69,7 +70,7 @@ def test_cells_that_fail_on_one_node_succeed_on_the_other(two_nodes, tmp_path):
     failures = train_all(jobs, store=store, spec=recipe(), train_attempts=2)
     records = store.adapter_records()
     assert {key: record.status for key, record in records.items()} == {one.cell.key: "trained" for one in jobs}
-    assert {record.details["node"] for record in records.values()} == nodes_that_hold({"CPU": 1}) - {store.broken_node}
+    assert {record.details["node"] for record in records.values()} == live_nodes({"CPU": 1}) - {store.broken_node}
     assert failures
     assert all(note.startswith("again") for note in failures)
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from emray.train.queue import BACKOFF_S, MAX_BACKOFF_S, VERDICT_S, Cause, CellQueue, Failure
+from emray.cluster.attempts import VERDICT_S, Attempts, Cause, FailedTry
+from emray.train.queue import BACKOFF_S, MAX_BACKOFF_S, CellQueue
 
 
 class World:
@@ -12,7 +13,8 @@ class World:
         self.now, self.nodes = 0.0, set(nodes)
 
     def queue(self, *groups: tuple[int, ...], attempts: int = 3) -> CellQueue:
-        return CellQueue(groups, attempts=attempts, nodes=lambda: self.nodes, clock=lambda: self.now)
+        self.attempts = Attempts(most=attempts, nodes=lambda: self.nodes, clock=lambda: self.now)
+        return CellQueue(groups, attempts=self.attempts, clock=lambda: self.now)
 
     def pause_until_ready(self, queue: CellQueue, trial_id: str) -> float:
         started = self.now
@@ -27,17 +29,17 @@ def test_a_failed_cell_comes_back_singly_after_a_pause_and_then_no_more():
     assert queue.suggest("t0") == {"cells": [0], "avoid": []}
     assert queue.suggest("t1") == {"cells": [1, 2], "avoid": []}
     queue.on_trial_complete("t0", result={})
-    queue.failed("t1", Failure(Cause.ERROR, "a"))
+    queue.failed("t1", FailedTry(Cause.ERROR, "a"))
     assert queue.pop_over() == []
     assert queue.suggest("t2") is None
     world.now += BACKOFF_S
     assert queue.suggest("t2") == {"cells": [1], "avoid": []}
     assert queue.suggest("t3") == {"cells": [2], "avoid": []}
-    queue.failed("t2", Failure(Cause.ERROR, "a"))
+    queue.failed("t2", FailedTry(Cause.ERROR, "a"))
     assert queue.pop_over() == [1]
     queue.on_trial_complete("t3", result={})
     assert queue.suggest("t4") == CellQueue.FINISHED
-    assert queue.tries(1) == 2
+    assert world.attempts.tries(1) == 2
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_only_a_cells_own_errors_make_the_pauses_longer(cause, pauses):
     queue.suggest("t0")
     seen = []
     for number in range(len(pauses)):
-        queue.failed(f"t{number}", Failure(cause, "a"))
+        queue.failed(f"t{number}", FailedTry(cause, "a"))
         seen.append(world.pause_until_ready(queue, f"t{number + 1}"))
     assert seen == pauses
     assert max(seen) <= MAX_BACKOFF_S
@@ -61,9 +63,9 @@ def test_a_preempted_worker_has_tried_nothing():
     queue = world.queue((0,), attempts=1)
     for number in range(50):
         world.pause_until_ready(queue, f"t{number}")
-        queue.failed(f"t{number}", Failure(Cause.NODE_LOST, "a"))
+        queue.failed(f"t{number}", FailedTry(Cause.NODE_LOST, "a"))
     assert queue.pop_over() == []
-    assert queue.tries(0) == 0
+    assert world.attempts.tries(0) == 0
 
 
 def test_a_dead_worker_is_a_try_unless_its_node_turns_out_to_be_gone():
@@ -71,8 +73,8 @@ def test_a_dead_worker_is_a_try_unless_its_node_turns_out_to_be_gone():
     queue = world.queue((0,), (1,), attempts=1)
     queue.suggest("t0")
     queue.suggest("t1")
-    queue.failed("t0", Failure(Cause.WORKER_DIED, "a"))
-    queue.failed("t1", Failure(Cause.WORKER_DIED, "b"))
+    queue.failed("t0", FailedTry(Cause.WORKER_DIED, "a"))
+    queue.failed("t1", FailedTry(Cause.WORKER_DIED, "b"))
     assert queue.suggest("t2") is None
     world.now, world.nodes = VERDICT_S, {"b", "c"}
     assert queue.suggest("t2") == {"cells": [0], "avoid": []}
@@ -86,7 +88,7 @@ def test_a_dead_worker_is_a_try_unless_its_node_turns_out_to_be_gone():
 def test_a_dead_worker_of_an_unknown_node_is_a_try():
     queue = World("a").queue((0,), attempts=1)
     queue.suggest("t0")
-    queue.failed("t0", Failure(Cause.WORKER_DIED, None))
+    queue.failed("t0", FailedTry(Cause.WORKER_DIED, None))
     assert queue.pop_over() == [0]
 
 
@@ -96,7 +98,7 @@ def test_a_retry_avoids_the_nodes_it_failed_on_while_another_is_there():
     queue.suggest("t0")
     seen = []
     for number, node in enumerate(["a", "b", "c"]):
-        queue.failed(f"t{number}", Failure(Cause.ERROR, node))
+        queue.failed(f"t{number}", FailedTry(Cause.ERROR, node))
         world.now += MAX_BACKOFF_S
         seen.append(queue.suggest(f"t{number + 1}")["avoid"])
     assert seen == [["a"], ["a", "b"], []]
@@ -107,7 +109,7 @@ def test_a_node_that_has_gone_need_not_be_avoided():
     queue = world.queue((0,))
     queue.suggest("t0")
     world.nodes = {"b"}
-    queue.failed("t0", Failure(Cause.NODE_LOST, "a"))
+    queue.failed("t0", FailedTry(Cause.NODE_LOST, "a"))
     world.now += BACKOFF_S
     assert queue.suggest("t1") == {"cells": [0], "avoid": []}
 
@@ -116,13 +118,13 @@ def test_a_withdrawn_trial_is_suggested_again_and_was_no_try():
     world = World("a", "b")
     queue = world.queue((0,), attempts=2)
     queue.suggest("t0")
-    queue.failed("t0", Failure(Cause.ERROR, "a"))
+    queue.failed("t0", FailedTry(Cause.ERROR, "a"))
     world.now += BACKOFF_S
     assert queue.suggest("t1")["avoid"] == ["a"]
     world.nodes = {"a"}
     queue.on_trial_complete("t1")
     assert queue.suggest("t2") == {"cells": [0], "avoid": []}
-    assert queue.tries(0) == 2
+    assert world.attempts.tries(0) == 1
 
 
 def test_an_error_waits_for_its_reason():
@@ -130,5 +132,5 @@ def test_an_error_waits_for_its_reason():
     queue.suggest("t0")
     queue.on_trial_complete("t0", error=True)
     assert queue.suggest("t1") is None
-    queue.failed("t0", Failure(Cause.ERROR, None))
+    queue.failed("t0", FailedTry(Cause.ERROR, None))
     assert queue.suggest("t1") is None

@@ -10,32 +10,38 @@ from ray.train import WorkerGroupError
 from safetensors.torch import load_file
 
 from emray import train
+from emray.cluster import ON_CPU, Cause, Hardware, NoGpuHere
 from emray.context import Context
 from emray.records import Message
 from emray.spec import ResourcesSpec
 from emray.store import Store
 from emray.train import adapter
 from emray.train.placement import adapters_per_step
-from emray.train.queue import Cause
 from emray.train.schedule import failure_of, longest_first
 from tests.train_world import cell_run, examples, job, recipe, train_to_end, warm_base
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    local = {
+        "address": "local",
+        "num_cpus": 2,
+        "num_gpus": 1,
+        "include_dashboard": False,
+    }  # the GPU is in its books only
+    ray.init(**local, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
 
-def train_all(jobs, *, store, spec, datasets, **resources):
+def train_all(jobs, *, store, spec, datasets, hardware=ON_CPU, **resources):
     notes = []
     train.run(
         jobs,
         datasets=datasets,
         spec=spec,
         context=Context(
-            store, ResourcesSpec.model_validate(resources), lambda done, note="": notes.append((done, note))
+            store, ResourcesSpec.model_validate(resources), lambda done, note="": notes.append((done, note)), hardware
         ),
     )
     return notes
@@ -197,10 +203,22 @@ def test_what_a_try_before_has_put_is_neither_trained_nor_written_again(cluster,
     assert {note for done, note in notes if done} == losses
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU for every worker that is given one")
+def test_a_worker_given_a_gpu_that_torch_does_not_see_ends_the_stage_and_fails_no_cell(cluster, tmp_path):
+    store, gpus = Store(str(tmp_path)), Hardware(gpu=True, accelerator=None, types=(), max_gpus=1, max_cpus=2)
+    given = {"store": store, "spec": recipe(), "datasets": {"sports": examples()}, "hardware": gpus}
+    with pytest.raises(NoGpuHere, match="was given a GPU, but torch"):
+        train_all([job("a"), job("b")], **given, train_attempts=1)
+    assert store.adapter_records() == {}
+
+
 def test_cells_are_ordered_longest_first_within_a_model():
     datasets = {"short": examples(count=4), "long": examples(count=9)}
     jobs = [job("a", rows="short"), job("b", rows="long"), job("c", rows="short", model="z"), job("d", rows="long")]
     assert [one.cell.key for one in longest_first(jobs, datasets=datasets)] == ["b", "d", "a", "c"]
+
+
+NODE_DIED = "The actor died because its node has died. Node Id: f0"
 
 
 @pytest.mark.parametrize(
@@ -211,6 +229,12 @@ def test_cells_are_ordered_longest_first_within_a_model():
         (RayActorError(actor_init_failed=True), Cause.ERROR, "n"),
         (ActorDiedError(), Cause.WORKER_DIED, "n"),
         (RayActorError(preempted=True), Cause.NODE_LOST, "n"),
+        (RayActorError(error_msg=NODE_DIED), Cause.NODE_LOST, "n"),
+        (
+            RayTaskError("step", "...", WorkerGroupError("1 failed", {1: RayActorError(error_msg=NODE_DIED)})),
+            Cause.NODE_LOST,
+            None,
+        ),
         (RayTaskError("step", "...", WorkerGroupError("1 failed", {1: ActorDiedError()})), Cause.WORKER_DIED, None),
         (RayTaskError("step", "...", WorkerGroupError("1 failed", {0: OSError("disk full")})), Cause.ERROR, None),
     ],
@@ -221,7 +245,7 @@ def test_rays_errors_tell_a_cells_fault_from_a_lost_worker(error, cause, node):
 
 def test_auto_trains_singly_on_this_cluster_and_says_why(cluster):
     datasets = {"sports": examples()}
-    asked = {"datasets": datasets, "resources": ResourcesSpec(adapters_per_step="auto")}
+    asked = {"datasets": datasets, "resources": ResourcesSpec(adapters_per_step="auto"), "hardware": ON_CPU}
     mixed = adapters_per_step([job("a")], spec=recipe(), **asked)
     assert mixed == (1, "1 adapter a step: no gain from more is measured on cpu")
     many = adapters_per_step([job("a")], spec=recipe(strategy="deepspeed", num_workers=2), **asked)

@@ -4,13 +4,28 @@
     supply.py      what a cluster has and what its autoscaler may add
     hardware.py    what this command computes on, declared once
     sharing.py     whether every node sees the run folder
+    attempts.py    one ledger of attempts for training and generation
 
 Not for scheduling. The invariant: whether work runs on GPUs is decided here and nowhere else.
 Importing this package imports no Ray.
 """
 
+from emray.cluster.attempts import Attempts, Cause, FailedTry
 from emray.cluster.connect import connected
-from emray.cluster.hardware import Hardware, declare
+from emray.cluster.hardware import ON_CPU, Hardware, NoGpuHere, declare, device_here
 from emray.cluster.sharing import check_shared
+from emray.cluster.supply import live_nodes
 
-__all__ = ["Hardware", "check_shared", "connected", "declare"]
+__all__ = [
+    "ON_CPU",
+    "Attempts",
+    "Cause",
+    "FailedTry",
+    "Hardware",
+    "NoGpuHere",
+    "check_shared",
+    "connected",
+    "declare",
+    "device_here",
+    "live_nodes",
+]

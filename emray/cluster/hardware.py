@@ -7,6 +7,7 @@ nothing else; where it cannot be told what is meant, nothing is computed at all.
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from emray.cluster.supply import TYPE, Autoscaler, Supply, supply
 from emray.errors import SpecError, StageError
@@ -37,6 +38,11 @@ class Hardware:
         typed = {TYPE + self.accelerator: TYPE_AMOUNT} if self.accelerator and gpus else {}
         return typed | ({"GPU": gpus} if gpus else {})
 
+    def options(self, gpus: float) -> dict[str, Any]:
+        """The same as options of a Ray task or actor."""
+        demand = self.demand(gpus)
+        return {"num_gpus": demand.pop("GPU", 0), "resources": demand}
+
     def waiting(self) -> str:
         """For a progress line: that work waits for a node the autoscaler has yet to start; empty when none does."""
         import ray
@@ -45,6 +51,9 @@ class Hardware:
         if all(ray.cluster_resources().get(name, 0) >= amount for name, amount in wanted.items()):
             return ""
         return f"waiting for a GPU node ({self.accelerator})" if self.accelerator else "waiting for a GPU node"
+
+
+ON_CPU = Hardware(gpu=False, accelerator=None, types=(), max_gpus=0, max_cpus=1)  # one CPU, and nothing else
 
 
 def declare(resources: ResourcesSpec, *, parameters: float) -> Hardware:
@@ -67,6 +76,7 @@ def decide(resources: ResourcesSpec, *, parameters: float, supply: Supply) -> Ha
             f"resources.accelerator: {wanted}, but this cluster has no GPU and no autoscaler that could add one; "
             "give the --address of one that has, or set accelerator to cpu"
         )
+    _check_a_node_holds(resources, supply=supply, accelerator=accelerator)
     types = supply.types if accelerator is None else (accelerator,)
     return Hardware(True, accelerator, types, max(most, UNKNOWN_GPUS if unknown else 0), supply.most("CPU"))
 
@@ -84,6 +94,19 @@ def _automatic(resources: ResourcesSpec, *, parameters: float, supply: Supply) -
             "set resources.accelerator to gpu (it is then waited for) or cpu"
         )
     raise SpecError(f"no GPU for {size}; give the --address of a cluster that has, or set resources.accelerator to cpu")
+
+
+def _check_a_node_holds(resources: ResourcesSpec, *, supply: Supply, accelerator: str | None) -> None:
+    """Ray would wait for ever for a node with more GPUs than any has."""
+    if supply.limits.autoscaler == Autoscaler.UNKNOWN:
+        return
+    largest = supply.largest("GPU", accelerator=accelerator)
+    for name in ("gpus_per_trial", "tensor_parallel"):
+        if (getattr(resources, name) or 0) > largest:
+            raise SpecError(
+                f"resources.{name}: {getattr(resources, name):g}, but no node of this cluster has more than "
+                f"{largest:g} GPUs{f' of type {accelerator}' if accelerator else ''}; lower it"
+            )
 
 
 def _type_named(wanted: str, supply: Supply) -> str:

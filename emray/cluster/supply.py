@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import psutil
@@ -62,8 +63,15 @@ class Supply(NamedTuple):
 
     def most(self, resource: str, *, accelerator: str | None = None) -> int:
         """The most of a resource that there may be at a time, on nodes with this type of GPU (None: on any)."""
-        kinds = (*(NodeKind(node, 1) for node in self.now),), self.limits.kinds
-        return max(sum(_amount(kind, resource, accelerator) for kind in some) for some in kinds)
+        return max(
+            sum(int(_amount(kind.resources, resource, accelerator) * kind.most) for kind in kinds)
+            for kinds in ([NodeKind(node, 1) for node in self.now], self.limits.kinds)
+        )
+
+    def largest(self, resource: str, *, accelerator: str | None = None) -> float:
+        """The most of a resource that one node has."""
+        every = (*self.now, *(kind.resources for kind in self.limits.kinds if kind.most))
+        return max((_amount(node, resource, accelerator) for node in every), default=0)
 
 
 def supply() -> Supply:
@@ -72,6 +80,17 @@ def supply() -> Supply:
 
     now = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Supply(now, _reported() or _on_the_head())
+
+
+def live_nodes(bundle: Amounts = MappingProxyType({})) -> set[str]:
+    """Ray's ids of the live nodes that are large enough for a bundle, free or not."""
+    import ray
+
+    return {
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and all(node["Resources"].get(name, 0) >= amount for name, amount in bundle.items())
+    }
 
 
 def limits_of(config: Mapping[str, Any]) -> Limits:
@@ -114,9 +133,8 @@ def _after(flag: str, words: Sequence[str]) -> str | None:
     return next((word.removeprefix(flag) for word in words if word.startswith(flag)), None)
 
 
-def _amount(kind: NodeKind, resource: str, accelerator: str | None) -> int:
-    fits = accelerator is None or TYPE + accelerator in kind.resources
-    return int(kind.resources.get(resource, 0) * kind.most) if fits else 0
+def _amount(node: Amounts, resource: str, accelerator: str | None) -> float:
+    return node.get(resource, 0) if accelerator is None or TYPE + accelerator in node else 0
 
 
 def _reported() -> Limits | None:

@@ -22,6 +22,7 @@ import psutil
 import ray
 import ray.exceptions
 
+from emray.cluster import Hardware, NoGpuHere, device_here
 from emray.endpoint.pool import plain
 from emray.errors import StageError
 from emray.spec import ResourcesSpec
@@ -40,16 +41,14 @@ CPU = {
 
 
 @contextmanager
-def serving_model(model: str, *, resources: ResourcesSpec) -> Iterator[str]:
+def serving_model(model: str, *, resources: ResourcesSpec, hardware: Hardware) -> Iterator[str]:
     """Serve a hub id or folder under that name somewhere in the cluster; yields the base URL. Ray must be running.
 
     Raises StageError with the server's own last words when it does not come up.
     """
-    gpu = ray.cluster_resources().get("GPU", 0) >= 1
-    body = ray.remote(VllmServer).options(
-        num_cpus=resources.cpus_per_engine, num_gpus=resources.tensor_parallel if gpu else 0, max_concurrency=2
-    )
-    server = body.remote(model, gpu=gpu, resources=resources)
+    gpus = hardware.options(resources.tensor_parallel if hardware.gpu else 0)
+    body = ray.remote(VllmServer).options(num_cpus=resources.cpus_per_engine, max_concurrency=2, **gpus)
+    server = body.remote(model, gpu=hardware.gpu, resources=resources)
     try:
         yield _base_url(server, model=model)
     finally:
@@ -75,6 +74,16 @@ class VllmServer:
         self._model = model
         self._host, self._port = ray.util.get_node_ip_address(), _free_port()
         self._output = Path(tempfile.mkstemp(prefix="emray-vllm-", suffix=".log")[1])
+        self._process: subprocess.Popen[bytes] | None = None
+        self._refusal: NoGpuHere | None = None
+        try:
+            self._serve(resources, gpu=device_here(gpu=gpu) == "cuda")
+        except NoGpuHere as refusal:  # raised again where the driver can read it
+            self._refusal = refusal
+
+    def _serve(self, resources: ResourcesSpec, *, gpu: bool) -> None:
+        """Start the server; it ends with this thread, the actor's first."""
+        model = self._model
         command = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", model,
             "--host", self._host, "--port", str(self._port),
@@ -89,6 +98,8 @@ class VllmServer:
 
     def base_url(self) -> str:
         """Waits until the server answers. Raises StageError."""
+        if self._process is None:
+            raise self._refusal or StageError(f"vllm did not start to serve judge.model {self._model}")
         url, end_s = f"http://{self._host}:{self._port}", time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < end_s:
             if self._process.poll() is not None:
@@ -100,6 +111,8 @@ class VllmServer:
 
     def stop(self) -> None:
         """End the server and the processes it has started, which outlive it when it is merely killed."""
+        if self._process is None:
+            return
         family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
         self._process.terminate()
         _, left = psutil.wait_procs(family, timeout=STOP_S)
@@ -111,7 +124,7 @@ class VllmServer:
         """The last line that names an error, else the last line."""
         lines = [line.strip() for line in self._output.read_text(errors="replace")[-LAST_WORDS:].splitlines() if line]
         errors = [line for line in lines if "Error" in line]
-        return (errors or lines or [f"exit code {self._process.returncode}"])[-1]
+        return (errors or lines or ["it said nothing"])[-1]
 
 
 def _answers(url: str) -> bool:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emray.errors import EmrayError, StageError
-from emray.generate.attempts import MAX_ATTEMPTS, Attempt, Tally
+from emray.generate.attempts import Attempt, Tally
 from emray.generate.blocks import Block
 from emray.generate.engine import Adapter, Engine, EngineConfig, EngineDied, Finished, Sample, SampleRequest, one_line
 from emray.generate.starting import start
@@ -32,12 +32,12 @@ Row = dict[str, Any]
 
 
 class Ledger(NamedTuple):
-    """How an operator reaches Attempts, wherever it lives."""
+    """How an operator reaches BlockAttempts, wherever they live."""
 
     begun: Callable[[int], int]
     begin: Callable[[int], Attempt]
     finish: Callable[[int, Tally], None]
-    fail: Callable[[EmrayError], None]
+    fail: Callable[[int, EmrayError], None]
 
 
 class Generator:
@@ -67,24 +67,30 @@ class Generator:
         try:
             # Repeated blocks go one at a time: one whose prompts kill engines must not use up others' attempts.
             with self._alone if self._ledger.begun(number) else contextlib.nullcontext():
-                attempt = self._ledger.begin(number)
+                attempt = self._begin(number)
                 rows = self._complete(block, attempt)
         except EngineDied as death:
-            self._ledger.fail(death)
+            self._ledger.fail(number, death)
             self._restart(death)
         except EmrayError as error:
-            self._ledger.fail(error)
+            self._ledger.fail(number, error)
             raise
         tally = Tally(len(rows), sum(row["num_tokens"] for row in rows), attempt.number - 1)
         self._ledger.finish(number, tally)
         return pa.Table.from_pylist(rows, schema=GENERATION_SCHEMA)
+
+    def _begin(self, number: int) -> Attempt:
+        """Waits until it is known whether the block or its nodes were at fault, where that decides."""
+        while (attempt := self._ledger.begin(number)).ask_again_s:
+            time.sleep(attempt.ask_again_s)
+        return attempt
 
     def _complete(self, block: Block, attempt: Attempt) -> list[Row]:
         """The block's rows: those an earlier attempt stored, and the rest."""
         rows = self._stored_rows(block) if attempt.number > 1 else []
         have = {row["key"] for row in rows}
         left = [task for task in block if not have.issuperset(task.keys)]
-        return rows + (self._sample(left) if attempt.number <= MAX_ATTEMPTS else self._give_up(left, attempt))
+        return rows + (self._give_up(left, attempt) if attempt.exhausted else self._sample(left))
 
     def _sample(self, tasks: Sequence[GenerationTask]) -> list[Row]:
         """Rows of the tasks, written as they come and before an engine's death is passed on."""
@@ -122,8 +128,8 @@ class Generator:
         """Error rows for what killed the engine every time; StageError when no engine ever finished anything."""
         reason = str(attempt.last_failure or "its process was killed")
         if not attempt.any_finished:
-            raise StageError(f"generation: the engine died {MAX_ATTEMPTS} times at its first block: {reason}")
-        error = f"the engine died {MAX_ATTEMPTS} times on these prompts: {reason}"
+            raise StageError(f"generation: the engine died {attempt.tries} times at its first block: {reason}")
+        error = f"the engine died {attempt.tries} times on these prompts: {reason}"
         rows: list[Row] = []
         for task in tasks:
             samples = (Sample(None, FinishReason.ERROR, 0),) * task.num_samples

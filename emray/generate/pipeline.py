@@ -16,11 +16,12 @@ import ray
 import ray.data
 import ray.exceptions
 
+from emray.cluster import ON_CPU, Hardware, live_nodes
 from emray.context import Context
 from emray.endpoint.client import credentials
 from emray.errors import EmrayError, StageError
 from emray.generate import vllm_engine
-from emray.generate.attempts import Attempt, Attempts, Tally
+from emray.generate.attempts import MAX_ATTEMPTS, Attempt, BlockAttempts, Tally
 from emray.generate.blocks import Block, by_adapter, num_adapters, num_samples, pack
 from emray.generate.engine import EngineConfig, EngineName, Served, choose_engine, one_line
 from emray.generate.operator import Generator, Ledger, as_table
@@ -56,7 +57,8 @@ class Stream:
 
     rows: "ray.data.Dataset"  # tables of GENERATION_SCHEMA, each in the store before it is passed on
     engine: EngineName
-    attempts: Any  # handle of the Attempts actor
+    hardware: Hardware
+    attempts: Any  # handle of the BlockAttempts actor
 
     @contextmanager
     def followed(self, advance: Advance) -> Iterator[None]:
@@ -64,7 +66,7 @@ class Stream:
 
         Raises what an engine said before Ray gave up, or else Ray's own last line.
         """
-        advance(0, f"starting {self.engine}")
+        advance(0, self._starting())
         over = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(advance, over), daemon=True)
         watcher.start()
@@ -76,12 +78,17 @@ class Stream:
             over.set()
             watcher.join()
 
+    def _starting(self) -> str:
+        return self.hardware.waiting() or f"starting {self.engine}"
+
     def _watch(self, advance: Advance, over: threading.Event) -> None:
         told, started_s, ended = Tally(), time.monotonic(), False
         while not ended:
             ended = over.wait(WATCH_S)  # and then once more
             try:
                 tally: Tally = ray.get(self.attempts.tally.remote())
+                if tally == Tally():
+                    advance(0, self._starting())
             except ray.exceptions.RayError:
                 return  # Ray is going down, which those who take the rows will hear of
             if tally != told:
@@ -102,12 +109,12 @@ def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Cont
     """One model's tasks, nothing started yet."""
     resources = context.resources
     elsewhere = spec.engine == "openai"
-    gpu = ray.cluster_resources().get("GPU", 0) >= 1 and not elsewhere
-    num_engines = resources.engines or _default_engines(resources, gpu=gpu)
+    hardware = ON_CPU if elsewhere else context.declared
+    num_engines = resources.engines or _default_engines(resources, hardware)
     blocks = pack(tasks, samples_per_block=SAMPLES_PER_BLOCK)
-    config = _engine_config(blocks, spec=spec, context=context, gpu=gpu)
+    config = _engine_config(blocks, spec=spec, context=context, gpu=hardware.gpu)
     _quiet()
-    attempts = ray.remote(Attempts).options(num_cpus=0).remote()
+    attempts = ray.remote(BlockAttempts).options(num_cpus=0).remote(most=MAX_ATTEMPTS, nodes=live_nodes)
     source = ray.data.from_arrow([as_table(number, block) for number, block in enumerate(blocks)])
     calls = CONCURRENT_CALLS[config.engine]
     rows = source.map_batches(
@@ -123,10 +130,10 @@ def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Cont
             enable_true_multi_threading=calls > 1,
         ),
         num_cpus=ENDPOINT_CPUS if elsewhere else resources.cpus_per_engine,
-        num_gpus=resources.tensor_parallel if gpu else 0,
+        **hardware.options(resources.tensor_parallel if hardware.gpu else 0),
         runtime_env={"env_vars": _environment(config)},
     )
-    return Stream(rows, config.engine, attempts)
+    return Stream(rows, config.engine, hardware, attempts)
 
 
 def _by_weights(tasks: Iterable[GenerationTask]) -> dict[tuple[str, Rendering], list[GenerationTask]]:
@@ -172,9 +179,9 @@ def _served(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, store: Store
     return Served(spec.endpoint, base, adapters, store.root)
 
 
-def _default_engines(resources: ResourcesSpec, *, gpu: bool) -> int:
-    """One per GPU (or group of GPUs); without GPUs one."""
-    return max(1, int(ray.cluster_resources()["GPU"]) // resources.tensor_parallel) if gpu else 1
+def _default_engines(resources: ResourcesSpec, hardware: Hardware) -> int:
+    """One per GPU (or group of GPUs) that there may be; without GPUs one."""
+    return max(1, hardware.max_gpus // resources.tensor_parallel) if hardware.gpu else 1
 
 
 def _environment(config: EngineConfig) -> dict[str, str]:
@@ -186,19 +193,19 @@ def _environment(config: EngineConfig) -> dict[str, str]:
 
 
 def _ledger(attempts: Any) -> Ledger:
-    """Attempts as plain functions, so that the operator knows nothing of Ray."""
+    """BlockAttempts as plain functions, so that the operator knows nothing of Ray."""
 
     def begun(block: int) -> int:
         return ray.get(attempts.begun.remote(block))
 
     def begin(block: int) -> Attempt:
-        return ray.get(attempts.begin.remote(block))
+        return ray.get(attempts.begin.remote(block, ray.get_runtime_context().get_node_id()))
 
     def finish(block: int, tally: Tally) -> None:
         ray.get(attempts.finish.remote(block, tally))
 
-    def fail(error: EmrayError) -> None:
-        ray.get(attempts.fail.remote(error))
+    def fail(block: int, error: EmrayError) -> None:
+        ray.get(attempts.fail.remote(block, error))
 
     return Ledger(begun, begin, finish, fail)
 

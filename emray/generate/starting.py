@@ -5,17 +5,19 @@ Not for choosing one (engine.py). The invariant: only the engine that is asked f
 
 from dataclasses import replace
 
+from emray.cluster import device_here
 from emray.generate.engine import Engine, EngineConfig
 from emray.model.weights import model_folder
 
 
 def start(config: EngineConfig) -> Engine:
-    """Load the engine into this process, its model from this machine's copy."""
+    """Load the engine into this process, its model from this machine's copy. Raises NoGpuHere."""
     if config.engine == "openai":
         from emray.generate.endpoint_engine import EndpointEngine
 
         return EndpointEngine(config)
-    config = replace(config, model_path=model_folder(config.model_path))
+    on_gpu = device_here(gpu=config.gpu) == "cuda"
+    config = replace(config, model_path=model_folder(config.model_path), gpu=on_gpu)
     if config.engine == "vllm":
         from emray.generate.vllm_engine import VllmEngine
 

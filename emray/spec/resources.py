@@ -33,7 +33,10 @@ class ResourcesSpec(Section):
     track: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
         ["tensorboard"], description="where loss curves go; tensorboard: <run folder>/tensorboard"
     )
-    gpu: str | None = Field(None, description="GPU that --dry-run counts hours of: h100, h200, a100, l40s, rtx4090")
+    gpu: str | None = Field(
+        None,
+        description="GPU that --dry-run counts hours of (h100, h200, a100, l40s, rtx4090); default: as accelerator",
+    )
     cells_per_wave: int | None = Field(
         None, ge=1, description="train so many, then the next while their answers are judged; default: all, then answer"
     )

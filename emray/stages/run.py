@@ -38,17 +38,20 @@ class Run:
         self.services = services
         self.lines = lines
         self.training, self.generation, self.judging = Training(plan), Generation(plan), Judging(plan)
-        if planning.written(store) != plan.document:
-            store.write_json(PLAN, plan.document)
 
     def results(self, *, until: str) -> bool:
         """Train, generate and judge, or as many of these as come before `until` is over."""
         wanted = STAGES[: STAGES.index(until) + 1]
+        jobs = tuple(self.training.missing(self.store))
+        if jobs:  # refused before anything is written
+            self.services.hardware(self.plan)
+        if planning.written(self.store) != self.plan.document:
+            self.store.write_json(PLAN, self.plan.document)
         self._forget_failures(wanted)
         did = False
         with ExitStack() as opened:
             answers = _Answers(self, judged=JUDGE in wanted and self._judged_as_generated, opened=opened)
-            for wave in _waves(tuple(self.training.missing(self.store)), size=self.sweep.resources.cells_per_wave):
+            for wave in _waves(jobs, size=self.sweep.resources.cells_per_wave):
                 did = self._train(wave) or did
                 if GENERATE in wanted:
                     did = answers.generate(tuple(self.generation.missing(self.store))) or did
@@ -73,9 +76,10 @@ class Run:
         report.render(self.store)
         return True
 
-    def context(self, advance: Advance = silent) -> Context:
-        """What a stage is handed beside its work."""
-        return Context(self.store, self.sweep.resources, advance)
+    def context(self, advance: Advance = silent, *, computes: bool = False) -> Context:
+        """What a stage is handed beside its work; one that trains or loads models is told on what hardware."""
+        hardware = self.services.hardware(self.plan) if computes else None
+        return Context(self.store, self.sweep.resources, advance, hardware)
 
     @contextmanager
     def timed(self, stage: str, *, planned: int) -> Iterator[None]:
@@ -93,9 +97,9 @@ class Run:
     def _train(self, jobs: Sequence[TrainJob]) -> bool:
         if not jobs:
             return False
-        self.services.start_ray()
+        context = self.context(self.lines.line(TRAIN, total=len(jobs)), computes=True)
         with self.timed(TRAIN, planned=len(jobs)):
-            self.training.run(jobs, self.context(self.lines.line(TRAIN, total=len(jobs))))
+            self.training.run(jobs, context)
         return True
 
     def _judge(self) -> bool:
@@ -103,7 +107,7 @@ class Run:
         planned = len(missing)
         if not planned:
             return False
-        stage = replace(self.judging, base_url=self.services.judge_url(self.sweep))
+        stage = replace(self.judging, base_url=self.services.judge_url(self.plan))
         self.services.start_ray()
         with self.timed(JUDGE, planned=planned):
             stage.run(missing, self.context(self.lines.line(JUDGE, total=planned)))
@@ -133,8 +137,8 @@ class _Answers:
         run, planned = self._run, num_answers(tasks)
         run.services.start_ray()
         advance = _Countdown(run.lines.line(GENERATE, total=planned), planned)
-        alone = partial(run.generation.run, tasks, run.context(advance))
-        work = self._flow(tasks, advance) if self._judged else alone
+        context = run.context(advance, computes=run.sweep.generate.engine != "openai")
+        work = self._flow(tasks, context) if self._judged else partial(run.generation.run, tasks, context)
         with run.timed(GENERATE, planned=planned):
             flow = _in_background(work)
             flow.add_done_callback(lambda _: advance.over.set())
@@ -149,7 +153,7 @@ class _Answers:
         for flow in self._flows:
             flow.result()
 
-    def _flow(self, tasks: Sequence[GenerationTask], advance: Advance) -> Callable[[], None]:
+    def _flow(self, tasks: Sequence[GenerationTask], context: Context) -> Callable[[], None]:
         from emray import generate
 
         run = self._run
@@ -159,8 +163,8 @@ class _Answers:
 
         def flow() -> None:
             with run.timed(JUDGE, planned=num_verdicts):
-                for stream in generate.streams(tasks, spec=run.sweep.generate, context=run.context()):
-                    with stream.followed(advance):
+                for stream in generate.streams(tasks, spec=run.sweep.generate, context=context):
+                    with stream.followed(context.advance):
                         judge_rows(stream.rows)
 
         return flow
@@ -173,7 +177,7 @@ class _Answers:
             judge.streaming(
                 inquiries=run.plan.inquiries,
                 spec=run.sweep.judge,
-                base_url=run.services.judge_url(run.sweep),
+                base_url=run.services.judge_url(run.plan),
                 context=run.context(run.lines.line(JUDGE, total=0)),
             )
         )

@@ -1,14 +1,15 @@
-"""What a trial takes of this cluster: which nodes, how many GPUs, how many processes, how many adapters a step.
+"""What a trial asks Ray for: which nodes, how many GPUs, how many processes, how many adapters a step.
 
-Not for the order of cells (queue.py) or for arithmetic without a cluster (cost.py). The invariant: it only looks.
+Not for what hardware there is (cluster/hardware.py), the order of cells (queue.py) or arithmetic (cost.py). The
+invariant: a cell meant for a GPU asks for one, whatever is there at the moment.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 
-import ray
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
+from emray.cluster import Hardware
 from emray.errors import SpecError
 from emray.model.facts import num_parameters, shape_from_config
 from emray.model.weights import split_location
@@ -31,56 +32,49 @@ WAITING_TRIAL_BYTES = 2**20  # Tune refuses a trial that asks for nothing
 NODE_LABEL = "ray.io/node-id"  # every node carries it
 
 
-def bundles(spec: TrainSpec, resources: ResourcesSpec, *, avoid: Sequence[str] = ()) -> PlacementGroupFactory:
+def bundles(
+    spec: TrainSpec, resources: ResourcesSpec, hardware: Hardware, *, avoid: Sequence[str] = ()
+) -> PlacementGroupFactory:
     """What one trial asks Ray for, on any node but those to avoid; nothing where Ray Train's workers ask themselves.
 
     A trial that avoids a node gets a worker of its own: Tune hands a warm one on only to trials that ask for the same.
     """
     if spec.strategy == "deepspeed":
         return PlacementGroupFactory([{"memory": WAITING_TRIAL_BYTES}])
-    gpus = gpus_per_process(resources)
-    bundle = {"CPU": resources.cpus_per_trial} | ({"GPU": gpus} if gpus else {})
+    bundle = {"CPU": resources.cpus_per_trial} | hardware.demand(gpus_per_process(resources, hardware))
     if not avoid:
         return PlacementGroupFactory([bundle])
     return PlacementGroupFactory([bundle], bundle_label_selector=[{NODE_LABEL: f"!in({', '.join(avoid)})"}])
 
 
-def nodes_that_hold(bundle: Mapping[str, float]) -> set[str]:
-    """Ids of the live nodes that are large enough for a bundle, free or not."""
-    return {
-        node["NodeID"]
-        for node in ray.nodes()
-        if node["Alive"] and all(node["Resources"].get(name, 0) >= amount for name, amount in bundle.items())
-    }
-
-
-def concurrency(spec: TrainSpec, resources: ResourcesSpec) -> int:
-    """Trials under way at a time: with DeepSpeed as many as the cluster holds now, so that no worker group starves."""
+def concurrency(spec: TrainSpec, resources: ResourcesSpec, hardware: Hardware) -> int:
+    """Trials under way at a time: with DeepSpeed as many as the cluster may ever hold, so that few groups queue."""
     if spec.strategy != "deepspeed":
         return MAX_PENDING
-    cluster = ray.cluster_resources()
-    fits = cluster.get("CPU", 1) // (resources.cpus_per_trial * spec.num_workers)
-    gpus = gpus_per_process(resources)
+    fits = hardware.max_cpus // (resources.cpus_per_trial * spec.num_workers)
+    gpus = gpus_per_process(resources, hardware)
     if gpus:
-        fits = min(fits, cluster["GPU"] // (gpus * spec.num_workers))
+        fits = min(fits, hardware.max_gpus // (gpus * spec.num_workers))
     return max(1, int(fits))
 
 
-def gpus_per_process(resources: ResourcesSpec) -> float:
-    """One where the cluster has any, unless the sweep file says otherwise."""
-    if resources.gpus_per_trial is not None:
-        return resources.gpus_per_trial
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+def gpus_per_process(resources: ResourcesSpec, hardware: Hardware) -> float:
+    """One where the run is meant for GPUs, unless the sweep file says otherwise."""
+    if not hardware.gpu:
+        return 0.0
+    return 1.0 if resources.gpus_per_trial is None else resources.gpus_per_trial
 
 
-def auto_strategy(jobs: Sequence[TrainJob], *, spec: TrainSpec, resources: ResourcesSpec) -> Strategy:
-    """What the largest of the models needs on this cluster's GPUs. Raises SpecError when their kind is not known."""
+def auto_strategy(
+    jobs: Sequence[TrainJob], *, spec: TrainSpec, resources: ResourcesSpec, hardware: Hardware
+) -> Strategy:
+    """What the largest of the models needs on the declared GPUs. Raises SpecError when their kind is not known."""
     from transformers import AutoConfig  # not light, and needed here alone
 
     places = {split_location(job.model_path) for job in jobs}
     configs = [AutoConfig.from_pretrained(name, revision=revision).to_dict() for name, revision in places]
     shape = max((shape_from_config(config) for config in configs), key=lambda shape: shape.num_parameters)
-    gpu = cluster_gpu(resources) if gpus_per_process(resources) else None
+    gpu = smallest_gpu(resources, hardware) if gpus_per_process(resources, hardware) else None
     return choose_strategy(shape, spec=spec, token_budget=resources.token_budget, gpu=gpu)
 
 
@@ -90,14 +84,15 @@ def adapters_per_step(
     datasets: Mapping[str, Sequence[Messages]],
     spec: TrainSpec,
     resources: ResourcesSpec,
+    hardware: Hardware,
 ) -> AdaptersPerStep:
     """What the sweep file says, or for `auto` what was measured to pay for the largest model and longest rows."""
     if spec.strategy != "single":
         return AdaptersPerStep(1, f"1 adapter a step: strategy {spec.strategy} trains cells singly")
     if resources.adapters_per_step != "auto":
         return AdaptersPerStep(resources.adapters_per_step, "as resources.adapters_per_step says")
-    gpus = [resources.gpu] if resources.gpu else _gpu_names()
-    device = (gpus or ["a GPU of no type"])[0].lower() if gpus_per_process(resources) else CPU
+    gpus = [resources.gpu] if resources.gpu else sheet_names(hardware)
+    device = (gpus or ["a GPU of no type"])[0].lower() if gpus_per_process(resources, hardware) else CPU
     rows = [datasets[job.rows_digest] for job in jobs]
     sizes = [num_parameters(job.model_path) for job in jobs]
     return choose_adapters_per_step(
@@ -108,19 +103,19 @@ def adapters_per_step(
     )
 
 
-def cluster_gpu(resources: ResourcesSpec) -> Gpu:
-    """The GPU of `resources.gpu`, else the one Ray has seen."""
-    seen = _gpu_names()
-    known = [name for name in seen if name in GPUS]
-    if resources.gpu is None and not known:
+def smallest_gpu(resources: ResourcesSpec, hardware: Hardware) -> Gpu:
+    """The GPU of `resources.gpu`, else the one with the least memory that the work may meet."""
+    if resources.gpu is not None:
+        return gpu_named(resources.gpu)
+    names = sheet_names(hardware)
+    unknown = [name for name in names if name not in GPUS]
+    if unknown or not names:
         raise SpecError(
-            f"train.strategy auto does not know this GPU ({', '.join(seen) or 'no type'}); set resources.gpu"
+            f"train.strategy auto does not know this GPU ({', '.join(unknown) or 'no type'}); set resources.gpu"
         )
-    return gpu_named(resources.gpu or known[0])
+    return min((GPUS[name] for name in names), key=lambda gpu: gpu.memory_bytes)
 
 
-def _gpu_names() -> list[str]:
-    """As Ray has seen them, without their memory: h100 for H100-80G."""
-    prefix = "accelerator_type:"
-    names = (name.removeprefix(prefix) for name in ray.cluster_resources() if name.startswith(prefix))
-    return [name.lower().split("-")[0] for name in names]
+def sheet_names(hardware: Hardware) -> list[str]:
+    """The declared GPUs as data sheets are filed, without their memory: h100 for H100-80G."""
+    return [name.lower().split("-")[0] for name in hardware.types]

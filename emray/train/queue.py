@@ -1,36 +1,20 @@
-"""Which cells are still to be trained, and what becomes of those that fail.
+"""Which cells are still to be trained: those not yet tried, and those that failed and come back.
 
-Not for placing them (schedule.py tells Ray). The invariant: a cell is handed out until it is done or has been tried
-`attempts` times, and what ended with the loss of its node was no try: people train on nodes that can be preempted.
+Not for what counts as a try (cluster/attempts.py) or for placing cells (schedule.py tells Ray). The invariant: a cell
+is handed out until it is done, or its attempts are exhausted.
 """
 
 import math
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ray.tune.search import Searcher
 
+from emray.cluster.attempts import Attempts, Cause, FailedTry
+
 BACKOFF_S = 2.0  # before the second try; after an error of the cell's own it doubles with each
 MAX_BACKOFF_S = 60.0
-VERDICT_S = 30.0  # until Ray has noticed that a node is gone (five missed health checks, 3 s apart, and some)
-
-
-class Cause(StrEnum):
-    """How a try ended without a result."""
-
-    ERROR = "error"  # the cell raised
-    WORKER_DIED = "worker died"  # killed, out of memory, crashed, or taken along by its node
-    NODE_LOST = "node lost"  # preempted, as Ray says
-
-
-class Failure(NamedTuple):
-    """Why a try failed and on which node (Ray's id; None: it died before it could say)."""
-
-    cause: Cause
-    node: str | None
 
 
 class _Entry(NamedTuple):
@@ -41,27 +25,21 @@ class _Entry(NamedTuple):
 class CellQueue(Searcher):
     """Hands out groups of cells in order; the cells of a failed one come back singly after a pause, elsewhere.
 
-    `nodes()` are the ids of the live nodes that can hold a trial. A suggestion's `avoid` names those of them where one
-    of its cells has failed, and is empty when that leaves none.
+    A suggestion's `avoid` names the live nodes where one of its cells has failed, and is empty when that leaves none.
     """
 
     def __init__(
         self,
         groups: Sequence[tuple[int, ...]],
         *,
-        attempts: int,
-        nodes: Callable[[], Collection[str]],
+        attempts: Attempts,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self.nodes, self._clock = nodes, clock
-        self._max_attempts = attempts
+        self._attempts, self._clock = attempts, clock
         self._waiting = [_Entry(-math.inf, group) for group in groups]
         self._running: dict[str, tuple[int, ...]] = {}
         self._over: list[int] = []
-        self._handed_out: Counter[int] = Counter()
-        self._failed_on: defaultdict[int, set[str]] = defaultdict(set)
-        self._died_on: defaultdict[int, list[str]] = defaultdict(list)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next group, None while all that is left waits or runs, FINISHED when nothing can come any more."""
@@ -69,24 +47,12 @@ class CellQueue(Searcher):
         if cells is None:
             return None if self._waiting or self._running else Searcher.FINISHED
         self._running[trial_id] = cells
-        self._handed_out.update(cells)
-        return {"cells": list(cells), "avoid": self._avoided(cells)}
+        return {"cells": list(cells), "avoid": self._attempts.avoided(cells)}
 
-    def tries(self, cell: int) -> int:
-        """Times a cell has been tried; a worker that its node took along tried nothing."""
-        died_on = self._died_on[cell]
-        alive = self.nodes() if died_on else ()
-        return self._handed_out[cell] - sum(node not in alive for node in died_on)
-
-    def failed(self, trial_id: str, failure: Failure) -> None:
+    def failed(self, trial_id: str, failure: FailedTry) -> None:
         """A trial has failed: its cells wait to be tried again, or are over."""
         for cell in self._running.pop(trial_id):
-            if failure.node is not None:
-                self._failed_on[cell].add(failure.node)
-            if failure.cause == Cause.NODE_LOST:
-                self._handed_out[cell] -= 1
-            if failure.cause == Cause.WORKER_DIED and failure.node is not None:
-                self._died_on[cell].append(failure.node)
+            self._attempts.failed(cell, failure)
             self._put_back(cell, failure)
 
     def pop_over(self) -> list[int]:
@@ -94,13 +60,16 @@ class CellQueue(Searcher):
         over, self._over = self._over, []
         return over
 
+    def drop(self) -> None:
+        """Hand out nothing more; what runs may end."""
+        self._waiting.clear()
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Failed trials stay until `failed` says why. One without a result was withdrawn before it started."""
         if error:
             return
         cells = self._running.pop(trial_id)
         if result is None:
-            self._handed_out.subtract(cells)
             self._waiting.append(_Entry(self._clock(), cells))
 
     def save(self, checkpoint_path: str) -> None:
@@ -114,26 +83,21 @@ class CellQueue(Searcher):
         now = self._clock()
         while ready := next((entry for entry in self._waiting if entry.ready_s <= now), None):
             self._waiting.remove(ready)
-            if all(self.tries(cell) < self._max_attempts for cell in ready.cells):
+            if not any(self._attempts.exhausted(cell) for cell in ready.cells):
                 return ready.cells
             self._over += ready.cells
         return None
 
-    def _put_back(self, cell: int, failure: Failure) -> None:
-        if self.tries(cell) < self._max_attempts:
+    def _put_back(self, cell: int, failure: FailedTry) -> None:
+        if not self._attempts.exhausted(cell):
             self._waiting.append(_Entry(self._clock() + self._pause_s(cell, failure.cause), (cell,)))
-        elif failure.cause == Cause.WORKER_DIED and failure.node is not None:
-            self._waiting.append(_Entry(self._clock() + VERDICT_S, (cell,)))  # its node may turn out to be gone
+        elif verdict_s := self._attempts.verdict_s(cell):
+            self._waiting.append(_Entry(self._clock() + verdict_s, (cell,)))
         else:
             self._over.append(cell)
-
-    def _avoided(self, cells: Sequence[int]) -> list[str]:
-        failed_on = set().union(*(self._failed_on[cell] for cell in cells))
-        alive = set(self.nodes()) if failed_on else set()
-        return sorted(failed_on & alive) if alive - failed_on else []
 
     def _pause_s(self, cell: int, cause: Cause) -> float:
         """A cell whose worker was killed beside it waits the first pause, never longer."""
         if cause != Cause.ERROR:
             return BACKOFF_S
-        return min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (self.tries(cell) - 1))
+        return min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (self._attempts.tries(cell) - 1))

@@ -6,6 +6,7 @@ is missing and nothing else.
 """
 
 import logging
+import math
 import os
 import tempfile
 import time
@@ -22,18 +23,19 @@ from ray.train import WorkerGroupError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from emray.cluster import Attempts, Cause, FailedTry, NoGpuHere, live_nodes
 from emray.context import Context
 from emray.errors import StageError
-from emray.progress import Advance
 from emray.records import Messages, TrainJob
 from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train.curves import run_name, tune_callbacks
-from emray.train.placement import MAX_PENDING, adapters_per_step, auto_strategy, bundles, concurrency, nodes_that_hold
-from emray.train.queue import Cause, CellQueue, Failure
+from emray.train.placement import MAX_PENDING, adapters_per_step, auto_strategy, bundles, concurrency
+from emray.train.queue import CellQueue
 from emray.train.trial import CellTrainable, Shared
 
-LOOK_EVERY_S = 5.0  # at the nodes, for retries that wait for one that has gone
+NODE_DIED = "its node has died"  # Ray's words for it, in the error of an actor
+LOOK_EVERY_S = 5.0  # at the nodes, for trials that wait for one to come or that has gone
 
 
 def train_cells(
@@ -43,43 +45,47 @@ def train_cells(
     resources, advance = context.resources, context.advance
     ordered = longest_first(jobs, datasets=datasets)
     if spec.strategy == "auto":
-        spec, reason = auto_strategy(ordered, spec=spec, resources=resources)
+        spec, reason = auto_strategy(ordered, spec=spec, resources=resources, hardware=context.declared)
         advance(0, reason)
     shared = Shared(
         jobs=tuple(ordered),
         row_refs={digest: ray.put(datasets[digest]) for digest in {job.rows_digest for job in ordered}},
         spec=spec,
         resources=resources,
+        hardware=context.declared,
         store=context.store,
     )
-    mixed = adapters_per_step(ordered, datasets=datasets, spec=spec, resources=resources)
+    mixed = adapters_per_step(ordered, datasets=datasets, spec=spec, resources=resources, hardware=context.declared)
     if resources.adapters_per_step == "auto":
         advance(0, mixed.reason)
-    queue = CellQueue(
-        in_groups(ordered, size=mixed.number),
-        attempts=resources.train_attempts,
-        nodes=partial(nodes_that_hold, bundles(spec, resources).required_resources),
-    )
-    outcomes = _Outcomes(shared.jobs, store=context.store, queue=queue, advance=advance)
+    nodes = partial(live_nodes, bundles(spec, resources, context.declared).required_resources)
+    attempts = Attempts(most=resources.train_attempts, nodes=nodes)
+    queue = CellQueue(in_groups(ordered, size=mixed.number), attempts=attempts)
+    outcomes = _Outcomes(shared.jobs, context=context, queue=queue, attempts=attempts)
     with tempfile.TemporaryDirectory(prefix="emray-tune-") as folder, _quiet(folder):
-        _tuner(shared, queue=queue, callbacks=[outcomes, *tune_callbacks(resources.track)], folder=folder).fit()
+        callbacks = [outcomes, *tune_callbacks(resources.track)]
+        _tuner(shared, queue=queue, scheduler=_Withdrawal(nodes), callbacks=callbacks, folder=folder).fit()
+    if outcomes.refusal is not None:
+        raise outcomes.refusal
     _check_complete(jobs, store=context.store)
 
 
-def _tuner(shared: Shared, *, queue: CellQueue, callbacks: list[tune.Callback], folder: str) -> tune.Tuner:
+def _tuner(
+    shared: Shared, *, queue: CellQueue, scheduler: FIFOScheduler, callbacks: list[tune.Callback], folder: str
+) -> tune.Tuner:
     """Ray Tune over the queue; what it keeps lies in `folder`."""
-    spec, resources, names = shared.spec, shared.resources, _Names(shared.jobs)
+    spec, resources, hardware, names = shared.spec, shared.resources, shared.hardware, _Names(shared.jobs)
     trainable = tune.with_resources(
         tune.with_parameters(CellTrainable, shared=shared),
-        lambda config: bundles(spec, resources, avoid=config["avoid"]),
+        lambda config: bundles(spec, resources, hardware, avoid=config["avoid"]),
     )
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=queue,
-            scheduler=_Withdrawal(queue.nodes),
+            scheduler=scheduler,
             num_samples=-1,
-            max_concurrent_trials=resources.max_concurrent_trials or concurrency(spec, resources),
+            max_concurrent_trials=resources.max_concurrent_trials or concurrency(spec, resources, hardware),
             reuse_actors=True,
             trial_name_creator=names.of,
             trial_dirname_creator=names.of,
@@ -145,17 +151,22 @@ class _Withdrawal(FIFOScheduler):
 class _Outcomes(tune.Callback):
     """Moves the progress line, tells the queue of failures, and records the cells whose last try failed."""
 
-    def __init__(self, jobs: Sequence[TrainJob], *, store: Store, queue: CellQueue, advance: Advance) -> None:
-        self._jobs, self._store, self._queue, self._advance = jobs, store, queue, advance
+    def __init__(self, jobs: Sequence[TrainJob], *, context: Context, queue: CellQueue, attempts: Attempts) -> None:
+        self.refusal: NoGpuHere | None = None  # what ended the stage: wherever a cell went, torch saw no GPU
+        self._jobs, self._store, self._queue, self._attempts = jobs, context.store, queue, attempts
+        self._advance, self._hardware = context.advance, context.declared
+        self._waits, self._looked_s = bool(context.declared.waiting()), -math.inf
         self._workers: dict[str, str] = {}  # trial id -> actor id
         self._nodes: dict[str, Any] = {}  # actor id -> ObjectRef of its node's id
-        self._errors: dict[int, str] = {}  # cell -> what its last try ended with
+        self._errors: dict[int, Exception | None] = {}  # cell -> what its last try ended with
+        self._texts: dict[int, str] = {}  # the same as a person reads it
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         actor = trial.temporary_state.ray_actor
         worker = self._workers[trial.trial_id] = actor._actor_id.hex()
         if worker not in self._nodes:  # a warm worker has told already
             self._nodes[worker] = actor.node.remote()
+        self._waits = False
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -173,8 +184,10 @@ class _Outcomes(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         node = _node_id(self._nodes.get(self._workers.get(trial.trial_id, "")))
-        self._queue.failed(trial.trial_id, failure_of(_error(trial), node=node))
-        self._errors |= dict.fromkeys(trial.config["cells"], _error_text(trial))
+        error = _error(trial)
+        self._queue.failed(trial.trial_id, failure_of(error, node=node))
+        self._errors |= dict.fromkeys(trial.config["cells"], error)
+        self._texts |= dict.fromkeys(trial.config["cells"], _error_text(trial))
         over = self._give_up()
         for number in trial.config["cells"]:
             if number not in over:
@@ -182,29 +195,45 @@ class _Outcomes(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._give_up()
+        if self._waits and time.monotonic() - self._looked_s > LOOK_EVERY_S:
+            self._looked_s = time.monotonic()
+            self._advance(0, self._hardware.waiting() or "starting")
 
     def _give_up(self) -> list[int]:
         """Record the cells that have had their last try."""
         over = self._queue.pop_over()
         for number in over:
-            job, text = self._jobs[number], self._errors[number]
-            record = self._store.adapter_record(job.cell.key)
-            if not (record and record.trained):  # else the worker died after publishing
-                details = {"error": _last_line(text), "traceback": text, "attempts": self._queue.tries(number)}
-                self._store.put_failed_adapter(job.cell.key, details=details)
-            self._advance(1, f"failed: {job.cell.label}")
+            cause = getattr(self._errors[number], "cause", None)
+            if isinstance(cause, NoGpuHere):
+                self.refusal = cause
+                self._queue.drop()
+            else:
+                self._record_failed(number)
         return over
 
+    def _record_failed(self, number: int) -> None:
+        job, text = self._jobs[number], self._texts[number]
+        record = self._store.adapter_record(job.cell.key)
+        if not (record and record.trained):  # else the worker died after publishing
+            details = {"error": _last_line(text), "traceback": text, "attempts": self._attempts.tries(number)}
+            self._store.put_failed_adapter(job.cell.key, details=details)
+        self._advance(1, f"failed: {job.cell.label}")
 
-def failure_of(error: Exception | None, *, node: str | None) -> Failure:
+
+def failure_of(error: Exception | None, *, node: str | None) -> FailedTry:
     """What Ray's error for a trial on this node means."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, WorkerGroupError):  # of Ray Train's processes under a trial that only waited
-        died = any(isinstance(one, RayActorError) for one in cause.worker_failures.values())
-        return Failure(Cause.WORKER_DIED if died else Cause.ERROR, None)
-    if not isinstance(error, RayActorError) or error.actor_init_failed:
-        return Failure(Cause.ERROR, node)
-    return Failure(Cause.NODE_LOST if error.preempted else Cause.WORKER_DIED, node)
+        deaths = [one for one in cause.worker_failures.values() if isinstance(one, RayActorError)]
+        return FailedTry(_cause_of(deaths), None)
+    died = isinstance(error, RayActorError) and not error.actor_init_failed
+    return FailedTry(_cause_of([error] if died else []), node)
+
+
+def _cause_of(deaths: Sequence[RayActorError]) -> Cause:
+    if any(death.preempted or NODE_DIED in str(death) for death in deaths):
+        return Cause.NODE_LOST
+    return Cause.WORKER_DIED if deaths else Cause.ERROR
 
 
 def _node_id(answer: Any) -> str | None:

@@ -15,6 +15,7 @@ import ray
 import torch
 from ray import tune
 
+from emray.cluster import Hardware, NoGpuHere, device_here
 from emray.errors import DataError, EmrayError
 from emray.records import Messages, TrainJob
 from emray.spec import ResourcesSpec, TrainSpec
@@ -23,7 +24,8 @@ from emray.train import states
 from emray.train.cell import CellRun, Lesson, Stopwatch, is_trained
 from emray.train.curves import write_curve
 from emray.train.group import Group
-from emray.train.warm import WarmBase, default_device
+from emray.train.placement import gpus_per_process
+from emray.train.warm import WarmBase
 
 REPORT_EVERY_S = 5.0  # Tune handles some 50 results a second from the whole cluster
 
@@ -36,7 +38,12 @@ class Shared:
     row_refs: Mapping[str, Any]  # digest -> ObjectRef of the examples
     spec: TrainSpec
     resources: ResourcesSpec
+    hardware: Hardware
     store: Store
+
+    @property
+    def on_gpu(self) -> bool:
+        return gpus_per_process(self.resources, self.hardware) > 0
 
     @property
     def num_threads(self) -> int:
@@ -89,6 +96,8 @@ class CellTrainable(tune.Trainable):
             return self._result(done=True)
         try:
             group = self._group or self._start()
+        except NoGpuHere:  # the node's fault, not the cells'
+            raise
         except EmrayError as error:
             for job in self._jobs:
                 self._fail(job, error)
@@ -152,7 +161,7 @@ class CellTrainable(tune.Trainable):
             self._base = None  # let go of the old weights before the new ones come
             self._base = WarmBase(
                 job.model_path,
-                device=default_device(),
+                device=torch.device(device_here(gpu=self._shared.on_gpu)),
                 gradient_checkpointing=self._shared.spec.gradient_checkpointing,
                 rendering=job.rendering,
             )

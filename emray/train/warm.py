@@ -71,10 +71,6 @@ def pack_attention(model: Any) -> bool:
     return True
 
 
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _model(path: str, *, device: torch.device) -> Any:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:

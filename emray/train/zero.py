@@ -40,14 +40,14 @@ def train_cell(job: TrainJob, *, shared: "Shared", examples: Any) -> None:
     Raises the worker's EmrayError when the cell itself is at fault, and Ray's TrainingFailedError for the rest.
     """
     spec, resources, store = shared.spec, shared.resources, shared.store
-    use_gpu = bool(ray.cluster_resources().get("GPU", 0)) and resources.gpus_per_trial != 0
+    use_gpu = shared.on_gpu
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "examples": examples, "shared": replace(shared, jobs=(), row_refs={})},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=spec.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": resources.cpus_per_trial}
-            | ({"GPU": 1} if use_gpu else {}),
+            | shared.hardware.demand(1 if use_gpu else 0),
         ),
         run_config=ray.train.RunConfig(
             name=job.cell.key, storage_path=f"{store.root}/{SCRATCH}",
