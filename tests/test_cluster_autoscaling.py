@@ -45,7 +45,7 @@ def test_a_type_that_the_autoscaler_cannot_start_is_refused_in_one_line_and_noth
 
 
 def test_every_cell_and_every_engine_waits_for_a_gpu_node_and_runs_there(cluster, tmp_path):
-    sweep, out = write_sweep(tmp_path), tmp_path / "out"
+    sweep, out = write_sweep(tmp_path, generate={"samples": 1}), tmp_path / "out"
     assert actors(cluster)[0] == []
     ended = run(sweep, "--address", cluster.address, "--out", out, **cluster.access)
     assert ended.returncode == 0, ended.stderr

@@ -78,6 +78,8 @@ def supply() -> Supply:
     """Of the cluster that this process is connected to."""
     import ray
 
+    if ray.util.client.ray.is_connected():  # by ray://: only a node of the cluster can look
+        return ray.get(ray.remote(supply).options(num_cpus=0, resources={HEAD: 0.001}).remote())
     now = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Supply(now, _reported() or _on_the_head())
 
