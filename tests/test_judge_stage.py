@@ -18,7 +18,9 @@ from emray.endpoint.journal import FOLDER, Journal
 from emray.endpoint.reply import Reply
 from emray.errors import EndpointUnreachable, StoreError
 from emray.judge.pool import judge_pool, results
+from emray.judge.stage import follow
 from emray.judge.tasks import JudgeTask, canonical_request
+from emray.judge.verdicts import BatchResult
 from emray.localapi import Faults, LocalServer, serving
 from emray.localapi.server import body_digest
 from emray.records import GENERATION_SCHEMA, Condition, Message, Metric, Prompt, prompt_key, prompt_text, verdict_key
@@ -231,6 +233,14 @@ def test_what_is_missing_is_counted_without_rendering_and_once_for_rows_written_
     lacking = judge.missing(store, inquiries=INQUIRIES, spec=SPEC, generations=store.keys(Kind.GENERATIONS))
     assert len(lacking) == len(list(lacking)) == 10
     assert list(lacking) == list(lacking)
+
+
+def test_the_speed_that_is_told_is_by_the_clock_of_the_context(tmp_path: Path) -> None:
+    notes: list[str] = []
+    seconds = iter([100.0, 102.0, 104.0])
+    context = Context(Store(str(tmp_path)), advance=lambda done, note="": notes.append(note), clock=seconds.__next__)
+    follow(iter([BatchResult(2, 2, 0.5), BatchResult(4, 10, 0.25)]), spec=SPEC, context=context)
+    assert notes == ["$0.50 · 1 requests/s", "$0.75 · 3 requests/s"]
 
 
 def test_cut_and_declined_replies_are_outcomes(tmp_path: Path) -> None:

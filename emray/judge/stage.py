@@ -5,7 +5,6 @@ request, and what the journal holds is not asked for.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
@@ -99,11 +98,8 @@ class _Run(NamedTuple):
         if self.spec.mode == "online":
             _refuse_what_is_under_way(grouped, store=self.store)
         ask = self._ask_batches if self.spec.mode == "batch" else self._ask_here if self.alone else self._ask_pool
-        follow(
-            ask(judge_requests(grouped, spec=self.spec), known, budget_usd),
-            spec=self.spec,
-            advance=self.context.advance,
-        )
+        asked = ask(judge_requests(grouped, spec=self.spec), known, budget_usd)
+        follow(asked, spec=self.spec, context=self.context)
 
     def _ask_here(
         self, requests: Sequence[JudgeRequest], known: Mapping[str, Reply], budget_usd: float | None
@@ -168,19 +164,19 @@ def streaming(*, inquiries: Inquiries, spec: JudgeSpec, base_url: str | None, co
     _refuse_what_is_under_way(store=context.store)
     budget_usd = _budget_usd(spec, context.store)
     with judge_pool(spec=spec, base_url=base_url, context=context, inquiries=inquiries, budget_usd=budget_usd) as pool:
-        yield lambda rows: follow(results(pool.attach(rows)), spec=spec, advance=context.advance)
+        yield lambda rows: follow(results(pool.attach(rows)), spec=spec, context=context)
 
 
-def follow(done: Iterator[BatchResult], *, spec: JudgeSpec, advance: Advance) -> None:
+def follow(done: Iterator[BatchResult], *, spec: JudgeSpec, context: Context) -> None:
     """Report progress, spend and speed. Raises StageError when verdicts are left out for their cost."""
-    started_s, asked, cost_usd, skipped = time.monotonic(), 0, 0.0, 0
+    started_s, asked, cost_usd, skipped = context.clock(), 0, 0.0, 0
     for result in done:
         asked += result.num_asked
         cost_usd += result.cost_usd
         skipped += result.num_skipped
-        rate = asked / max(1e-9, time.monotonic() - started_s)
+        rate = asked / max(1e-9, context.clock() - started_s)
         spend = "" if math.isnan(cost_usd) else f"${cost_usd:.2f} · "
-        advance(result.num_verdicts + result.num_blank, f"{spend}{rate:.0f} requests/s")
+        context.advance(result.num_verdicts + result.num_blank, f"{spend}{rate:.0f} requests/s")
     if skipped:
         raise StageError(
             f"judge.max_cost_usd = {spec.max_cost_usd:g} is reached with {skipped} verdicts missing; "

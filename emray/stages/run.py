@@ -84,9 +84,10 @@ class Run:
     @contextmanager
     def timed(self, stage: str, *, planned: int) -> Iterator[None]:
         """The stage's wall time in the log, once it ends well."""
-        started, clock = time.time(), time.monotonic()
+        clock = self.context().clock
+        started, began_s = time.time(), clock()
         yield
-        wall_s = time.monotonic() - clock
+        wall_s = clock() - began_s
         self.store.log_stage(stage, started_s=started, wall_s=wall_s, details={"planned": planned})
 
     @property
