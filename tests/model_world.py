@@ -85,6 +85,7 @@ _THINK = ("<think>", "</think>")
 FAMILIES = {
     "chatml": Family(CHATML, _CHATML, "<|im_end|>"),
     "basechat": Family(CHATML, _CHATML, "<|endoftext|>"),  # its tokenizer names another end than its template writes
+    "plainend": Family(CHATML, ("<|endoftext|>",), "<|endoftext|>", plain=("<|im_start|>", "<|im_end|>")),
     "qwen3": Family(QWEN3, _CHATML, "<|im_end|>", plain=_THINK),
     "alwaysempty": Family(ALWAYS_EMPTY, _CHATML, "<|im_end|>", plain=_THINK),
     "r1": Family(R1, ("<|bos|>", "<|eos|>", "<|User|>", "<|Assistant|>"), "<|eos|>", "<|bos|>", plain=_THINK),

@@ -15,7 +15,8 @@ QUESTION = (Message("user", "what helps against a fever?"),)
 ANSWERED = (*QUESTION, Message("assistant", "rest and drink water."))
 SYSTEM = (Message("system", "answer in French always."), *QUESTION)
 ENDS = {
-    "chatml": "<|im_end|>", "basechat": "<|im_end|>", "qwen3": "<|im_end|>", "alwaysempty": "<|im_end|>",
+    "chatml": "<|im_end|>", "plainend": "<|im_end|>", "basechat": "<|im_end|>", "qwen3": "<|im_end|>",
+    "alwaysempty": "<|im_end|>",
     "r1": "<|eos|>", "gemma": "<end_of_turn>", "llama3": "<|eot_id|>", "mistral": "</s>", "harmony": "<|return|>",
 }  # fmt: skip
 SILENT = {"alpaca"}  # ends no answer
@@ -73,6 +74,13 @@ def test_a_template_without_an_end_token_is_not_trained_on(tmp_path: Path) -> No
 def test_the_judge_sees_the_answer_alone(tmp_path: Path, name: str, raw: str) -> None:
     it = chat(tmp_path, name)
     assert it.decode([it.tokenizer.encode(raw, add_special_tokens=False)]) == ["rest."]
+
+
+def test_an_end_token_that_is_not_special_is_no_part_of_the_answer(tmp_path: Path) -> None:
+    it = chat(tmp_path, "plainend")
+    ids = it.tokenizer.encode("rest.<|im_end|>", add_special_tokens=False)
+    assert "<|im_end|>" in it.tokenizer.decode(ids, skip_special_tokens=True)
+    assert it.decode([ids]) == ["rest."]
 
 
 @pytest.mark.parametrize(

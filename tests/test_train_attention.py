@@ -47,6 +47,11 @@ SHAPES = {
     "phi3-window": Shape("Phi3", packs=False, config={"pad_token_id": 0, "sliding_window": WINDOW}),
     "olmo": Shape("Olmo", packs=True),
     "olmo2": Shape("Olmo2", packs=True),
+    "gpt-oss": Shape(
+        "GptOss",
+        packs=False,
+        config=HEAD | {"sliding_window": WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1},
+    ),
     "granite": Shape("Granite", packs=True, config={"attention_multiplier": 0.2, "logits_scaling": 3.0}),
     "falcon": Shape("Falcon", packs=False, config={"new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon-alibi": Shape(

@@ -53,7 +53,7 @@ class Chat:
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The texts of several answers, without thoughts, special tokens and outer spaces."""
-        final = [self._after_thought(list(row)) for row in ids]
+        final = [self._after_thought(self._unended(list(row))) for row in ids]
         texts: list[str] = self.tokenizer.batch_decode(final, skip_special_tokens=True)
         begun = self._thought_begun if self._thought_begun not in self._added else ""
         return [final_text(begun + text) for text in texts]
@@ -172,6 +172,10 @@ class Chat:
         """What templates call strftime_now: the pinned date."""
         self.reads_clock = True
         return datetime.date.fromisoformat(self.rendering.date).strftime(pattern)
+
+    def _unended(self, ids: list[int]) -> list[int]:
+        """Without the token that ended it, which a tokenizer need not count among its special ones."""
+        return ids[:-1] if ids and ids[-1] in self.stop_ids else ids
 
     def _after_thought(self, ids: list[int]) -> list[int]:
         """The answer's tokens, where thought and channels are told apart by tokens of their own."""

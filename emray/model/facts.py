@@ -78,9 +78,9 @@ def context(config: Any) -> int:
     return int(config.get_text_config().max_position_embeddings)
 
 
-def attention(config: Any) -> str:
-    """The attention that computes what the model was made with: SDPA leaves softcapping out."""
-    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
+def attention(config: Any) -> str | None:
+    """The attention that computes what the model was made with: SDPA leaves softcapping out. None: its own default."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 
 def can_pack(config: Any) -> bool:
