@@ -95,6 +95,24 @@ def test_an_adapter_without_a_record_is_not_there(store: Store, tmp_path: Path) 
     assert (store.adapter_folder("whole") / "adapter_config.json").exists()
 
 
+def test_the_index_says_what_the_records_say(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "files"
+    source.mkdir()
+    for key in ("a", "b"):
+        store.put_adapter(key, files=source, details={"final_loss": 1 / 3})
+    store.put_failed_adapter("c", details={"error": "no memory"})
+    before = store.adapter_records()
+    store.settle()
+    assert store.exists("adapters/index.parquet")
+    assert store.adapter_records() == before
+    store.put_adapter("c", files=source, details={"final_loss": 0.5})  # tried again, and trained
+    store.delete("adapters/b")
+    assert {key: record.status for key, record in store.adapter_records().items()} == {"a": "trained", "c": "trained"}
+    store.settle()
+    store.put_adapter("b", files=source, details={"final_loss": 0.25})
+    assert store.adapter_records()["b"].details == {"final_loss": 0.25}
+
+
 def test_many_writers_of_one_name_leave_one_whole_file(store: Store, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: store.write_json("x.json", {"n": n, "pad": "y" * 10_000}), range(64)))

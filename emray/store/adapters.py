@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -64,32 +64,36 @@ class Adapters:
     def records(self) -> dict[str, AdapterRecord]:
         """Records of all finished cells, trained and failed, by adapter key: the index, and what it does not have."""
         keys, index = self._files.folders(FOLDER), self._index()
-        with ThreadPoolExecutor(self._files.readers) as pool:
-            others = dict(pool.map(lambda key: (key, self.record(key)), [key for key in keys if key not in index]))
-        records = (index.get(key) or others[key] for key in keys)
-        return {record.key: record for record in records if record}
+        others = self._read([key for key in keys if key not in index])
+        indexed = {key: AdapterRecord(key, "trained", json.loads(index[key])) for key in keys if key in index}
+        return {key: (indexed.get(key) or others[key]) for key in keys if key in indexed or key in others}
 
     def write_index(self) -> None:
         """Have the index name the adapters that are there now. For the one sweep that holds the run folder."""
-        trained = {key: record for key, record in self.records().items() if record.trained}
-        if trained.keys() == self._index().keys():
+        keys, index = self._files.folders(FOLDER), self._index()
+        kept = {key: index[key] for key in keys if key in index}
+        others = self._read([key for key in keys if key not in index])
+        new = {key: json.dumps(record.details) for key, record in others.items() if record.trained}
+        if kept == index and not new:
             return
-        texts = [json.dumps(record.details) for record in trained.values()]
+        columns = {"key": [*kept, *new], "details": [*kept.values(), *new.values()]}
         sink = pa.BufferOutputStream()
-        pq.write_table(
-            pa.table({"key": list(trained), "details": texts}, schema=INDEX_SCHEMA), sink, compression="zstd"
-        )
+        pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), sink, compression="zstd")
         self._files.write_bytes(INDEX, sink.getvalue().to_pybytes())
 
-    def _index(self) -> dict[str, AdapterRecord]:
-        """Of trained adapters alone: a failed one may be trained again."""
+    def _index(self) -> dict[str, str]:
+        """Details of trained adapters, as JSON; of them alone, since a failed one may be trained again."""
         try:
             content = self._files.read_bytes(INDEX)
         except FileNotFoundError:
             return {}
         table = pq.ParquetFile(pa.BufferReader(content)).read()  # not pq.read_table, which imports pandas
-        rows = zip(table["key"].to_pylist(), table["details"].to_pylist(), strict=True)
-        return {key: AdapterRecord(key, "trained", json.loads(details)) for key, details in rows}
+        return dict(zip(table["key"].to_pylist(), table["details"].to_pylist(), strict=True))
+
+    def _read(self, keys: Sequence[str]) -> dict[str, AdapterRecord]:
+        """The records beside these adapters; none of one that is not whole."""
+        with ThreadPoolExecutor(self._files.readers) as pool:
+            return {record.key: record for record in pool.map(self.record, keys) if record}
 
     def folder(self, key: str) -> Path:
         """A local folder that holds the adapter's files (fetched once a machine when the root is elsewhere)."""
