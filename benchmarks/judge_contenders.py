@@ -44,6 +44,7 @@ def main() -> None:
 
 def emray(settings: Settings, prompts: Answers) -> Work:
     """This project: one worker, its limiter shared through Ray when there are several."""
+    from emray.endpoint.asking import Endpoint, Terms
     from emray.endpoint.ports import ClusterPort, LimiterPort, Limits, LocalPort
     from emray.endpoint.reply import Request
     from emray.endpoint.worker import Worker
@@ -74,7 +75,8 @@ def emray(settings: Settings, prompts: Answers) -> Work:
 
         ray.init(address=settings["ray_address"], log_to_driver=False, logging_level=logging.ERROR)
     store = Store(settings["store"])
-    worker = Worker(spec, store=store, base_url=settings["base_url"], port=port, follow_up=follow_up(spec))
+    endpoint = Endpoint(spec, spec.model, settings["base_url"])
+    worker = Worker(endpoint, store=store, port=port, terms=Terms(follow_up=follow_up(spec)))
     requests = [
         JudgeRequest(
             Request(key, canonical_request(spec, (Message("user", text),)), "aligned"), [Target(key, "aligned", "")]

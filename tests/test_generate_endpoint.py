@@ -14,14 +14,14 @@ from emray.cluster import ON_CPU
 from emray.context import Context
 from emray.endpoint.journal import FOLDER
 from emray.endpoint.vllm_server import serving_model
-from emray.errors import EndpointUnreachable, UserError
+from emray.errors import EndpointUnreachable, StageError, UserError
 from emray.judge import missing, run_here
-from emray.localapi import Faults, serving
+from emray.localapi import BatchRules, Faults, serving
 from emray.records import FinishReason, GenerationTask
-from emray.spec import GenerateEndpoint, GenerateSpec, JudgeSpec, ResourcesSpec
+from emray.spec import BatchSpec, GenerateEndpoint, GenerateSpec, JudgeSpec, ResourcesSpec
 from emray.store import Keys, Kind, Store
 from tests.generate_world import MODEL, cell, prompt, task
-from tests.test_judge_stage import QUESTION, generation
+from tests.test_judge_stage import INQUIRIES, generation
 
 ECHO = "tests.test_generate_endpoint:echo"
 LONG = "maximum context length"
@@ -70,6 +70,38 @@ def test_answers_are_rows_asked_once_under_the_names_that_the_endpoint_knows(tmp
         assert server.stats()["asked"] == 24  # the rest was in the journal
 
 
+def test_answers_by_batch_are_those_of_online_requests_each_served_once(tmp_path: Path) -> None:
+    store, online = Store(str(tmp_path / "batch")), Store(str(tmp_path / "online"))
+    tasks = [task(cell(k), prompt(f"question {i}"), samples=range(3)) for k in (0, 1) for i in range(4)]
+    batch = {"mode": "batch", "batch": BatchSpec(max_requests=10, poll_s=0.05, online_below=0)}
+    with serving(responder=ECHO, models=("toy", "domain_1-plain-0")) as server:
+        expected = run(tasks, online, server.base_url)
+        server.reset()
+        assert run(tasks, store, server.base_url, **batch) == expected
+        stats = server.stats()
+        assert stats["batches"] == {"created": 3, "completed": 3}
+        assert (stats["lines_served"], stats["asked"], stats["served_again"]) == (24, 24, 0)
+        for mode in ("replay", "batch", "online"):  # the journal answers them all
+            store.delete("generations")
+            assert run(tasks, store, server.base_url, **batch | {"mode": mode}) == expected
+        assert server.stats()["asked"] == 24
+
+
+def test_few_answers_that_batches_leave_are_asked_online(tmp_path: Path) -> None:
+    tasks = [task(cell(0), prompt(f"question {i}"), samples=range(5)) for i in range(4)]
+    batch = {"mode": "batch", "batch": BatchSpec(poll_s=0.05, online_below=100)}
+    with serving(responder=ECHO, models=("toy",), batch=BatchRules(line_error=0.3)) as server:
+        rows = run(tasks, Store(str(tmp_path)), server.base_url, **batch)
+        assert {row["finish_reason"] for row in rows} == {FinishReason.STOP}
+        assert server.stats()["served_again"] == 0
+
+
+@pytest.mark.soak
+def test_replayed_answers_must_be_in_the_journal(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="2 of the requests have no reply in the journal"):
+        run([task(cell(0), prompt("hello"), samples=range(2))], Store(str(tmp_path)), "http://x/v1", mode="replay")
+
+
 @pytest.mark.soak
 def test_what_an_endpoint_cannot_answer_is_a_row_with_its_reason(tmp_path: Path) -> None:
     tasks = [task(cell(0), prompt("hello"), samples=range(2))]
@@ -108,7 +140,7 @@ def test_a_real_vllm_server_answers_and_judges(tmp_path: Path) -> None:
         store.delete("generations")
         assert run(tasks, store, url) == rows
         store.write_rows(Kind.GENERATIONS, [generation("g", "I like it .")])
-        wanted = missing(store, questions=[QUESTION], spec=judge, generations=Keys(["g"]))
+        wanted = missing(store, inquiries=INQUIRIES, spec=judge, generations=Keys(["g"]))
         run_here(wanted, spec=judge, base_url=url, context=Context(store))
     assert not [p for p in psutil.process_iter(["cmdline"]) if "vllm.entrypoints" in " ".join(p.info["cmdline"] or [])]
     assert not [p for p in psutil.process_iter(["name", "create_time"]) if _is_left_over(p, started_s)]

@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from emray.endpoint.batches import FOLDER, Ledger, Submission
+from emray.endpoint.batch.submission import FOLDER, Submission, Submissions
 from emray.errors import EndpointUnreachable, SpecError, StageError
 from emray.estimate import estimate_judging
 from emray.judge.tasks import AGAIN, JudgeTask
@@ -167,7 +167,7 @@ def test_a_batch_whose_creation_was_not_answered_is_found_and_not_made_again(tmp
 
 
 def test_what_the_endpoint_does_not_know_is_sent_again_and_what_nobody_wants_is_left(tmp_path: Path) -> None:
-    tasks, ledger = plain_tasks(20), Ledger(Store(str(tmp_path)))
+    tasks, ledger = plain_tasks(20), Submissions(Store(str(tmp_path)))
     ledger.put(Submission("gone", tuple(task.key for task in tasks[:10]), 100, time.time(), "batch_gone"))
     ledger.put(Submission("foreign", ("0" * 32,), 100, time.time(), "batch_foreign"))
     with serving() as server:
@@ -179,7 +179,7 @@ def test_what_the_endpoint_does_not_know_is_sent_again_and_what_nobody_wants_is_
 
 
 def test_what_is_under_way_in_a_batch_is_not_asked_online_as_well(tmp_path: Path) -> None:
-    tasks, ledger = plain_tasks(20), Ledger(Store(str(tmp_path)))
+    tasks, ledger = plain_tasks(20), Submissions(Store(str(tmp_path)))
     with serving() as server:
         ledger.put(Submission("t", (tasks[3].key, tasks[4].key + AGAIN), 100, time.time(), "batch_b"))
         with pytest.raises(StageError, match="2 of the requests are under way in batch_b; set"):

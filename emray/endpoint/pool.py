@@ -7,19 +7,20 @@ invariant: what the journal has is not asked for.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import ray
 import ray.exceptions
 
+from emray.endpoint.asking import Endpoint, Terms
 from emray.endpoint.client import api_key, credentials
 from emray.endpoint.journal import read_journal
 from emray.endpoint.ports import ClusterPort, Limits, limiter_name
-from emray.endpoint.reply import Answer, FollowUp, Request
+from emray.endpoint.reply import Answer, Request
 from emray.endpoint.worker import Worker, batches_at_once
 from emray.errors import StageError
-from emray.spec import EndpointSpec
 from emray.store import Store
 
 LARGEST_CPU_SHARE = 0.5  # of a core per worker: it mostly waits
@@ -27,7 +28,7 @@ POOL_CPU_SHARE = 0.5  # of the cluster, at most, for all workers
 RESTARTS = 100  # of one worker
 
 
-class Part:
+class KeyRange:
     """The keys that belong to one of `num_parts` workers; a container for `read_journal`."""
 
     def __init__(self, index: int, num_parts: int) -> None:
@@ -42,35 +43,24 @@ def part_of(key: str, *, num_parts: int) -> int:
     return int(key[:8], 16) % num_parts
 
 
-def cluster_port(spec: EndpointSpec, *, model: str, base_url: str | None) -> ClusterPort:
+def cluster_port(endpoint: Endpoint) -> ClusterPort:
     """The way to the one limiter that everybody shares who asks this endpoint for this model with this key."""
+    spec, base_url = endpoint.spec, endpoint.base_url
     where = base_url or os.environ.get("OPENAI_BASE_URL") or "openai"
-    name = limiter_name(where, account=api_key(spec, base_url=base_url), model=model)
+    name = limiter_name(where, account=api_key(spec, base_url=base_url), model=endpoint.model)
     return ClusterPort(name, Limits(spec.rpm, spec.tpm, spec.max_in_flight))
 
 
 class KeyOwner:
     """The body of a worker actor: a Worker for one part of the keys."""
 
-    def __init__(
-        self,
-        spec: EndpointSpec,
-        store: Store,
-        *,
-        model: str,
-        base_url: str | None,
-        part: Part,
-        budget_usd: float | None,
-        follow_up: FollowUp | None,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, store: Store, *, part: KeyRange, terms: Terms) -> None:
         self._worker = Worker(
-            spec,
+            endpoint,
             store=store,
-            base_url=base_url,
-            port=partial(cluster_port, spec, model=model, base_url=base_url),
+            port=partial(cluster_port, endpoint),
             known=dict(read_journal(store, wanted=part)),
-            budget_usd=budget_usd,
-            follow_up=follow_up,
+            terms=terms,
         )
 
     def answers(self, requests: list[Request]) -> list[Answer]:
@@ -80,34 +70,20 @@ class KeyOwner:
 class Owners:
     """Workers at the ready, for whoever in the cluster holds this. Within an initialised Ray."""
 
-    def __init__(
-        self,
-        spec: EndpointSpec,
-        *,
-        model: str,
-        store: Store,
-        base_url: str | None,
-        num_workers: int,
-        budget_usd: float | None = None,
-        follow_up: FollowUp | None = None,
-    ) -> None:
-        """`model` names the limit that all requests fall under; `base_url` None: as openai users set it."""
+    def __init__(self, endpoint: Endpoint, *, store: Store, num_workers: int, terms: Terms) -> None:
         cpus = min(LARGEST_CPU_SHARE, POOL_CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / num_workers)
         body = ray.remote(KeyOwner).options(
             num_cpus=cpus,
             max_restarts=RESTARTS,
             max_task_retries=-1,
-            max_concurrency=2 * batches_at_once(spec),
-            runtime_env={"env_vars": credentials(spec, base_url=base_url)},
+            max_concurrency=2 * batches_at_once(endpoint.spec),
+            runtime_env={"env_vars": credentials(endpoint.spec, base_url=endpoint.base_url)},
         )
-        share_usd = None if budget_usd is None else budget_usd / num_workers  # keys, and so cost, are spread evenly
+        budget_usd = terms.budget_usd  # keys, and so cost, are spread evenly
+        each = replace(terms, budget_usd=None if budget_usd is None else budget_usd / num_workers)
         self._actors = [
-            body.remote(
-                spec, store, model=model, base_url=base_url, part=Part(index, num_workers), budget_usd=share_usd,
-                follow_up=follow_up,
-            )
-            for index in range(num_workers)
-        ]  # fmt: skip
+            body.remote(endpoint, store, part=KeyRange(index, num_workers), terms=each) for index in range(num_workers)
+        ]
 
     def answers(self, requests: Sequence[Request]) -> list[Answer]:
         """Each request answered by the worker that owns its key, in order; blocks. Raises what `Asker.ask` raises."""

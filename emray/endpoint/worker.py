@@ -12,11 +12,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from emray.endpoint.asker import Asker, Budget
+from emray.endpoint.asking import Endpoint, Terms
 from emray.endpoint.client import ChatClient
 from emray.endpoint.journal import Journal
 from emray.endpoint.pacing import Pacer
 from emray.endpoint.ports import LimiterPort
-from emray.endpoint.reply import Answer, FollowUp, Reply, Request
+from emray.endpoint.reply import Answer, Reply, Request
 from emray.errors import StageError
 from emray.spec import EndpointSpec
 from emray.store import Store
@@ -31,23 +32,22 @@ class Worker:
 
     def __init__(
         self,
-        spec: EndpointSpec,
+        endpoint: Endpoint,
         *,
         store: Store,
-        base_url: str | None,
         port: Callable[[], LimiterPort],
         known: Mapping[str, Reply] | None = None,
-        budget_usd: float | None = None,
-        follow_up: FollowUp | None = None,
+        terms: Terms | None = None,
     ) -> None:
-        self._spec, self._follow_up = spec, follow_up
+        terms = terms or Terms()
+        self._endpoint, self._follow_up = endpoint, terms.follow_up
         self._failed: StageError | None = None
         self._journal = Journal(store)
         self._known = dict(known or {})
         self._asking: dict[str, asyncio.Future[Answer]] = {}
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="endpoint-loop", daemon=True).start()
-        self._client, self._pacer, self._asker = self._on_loop(self._open(base_url, port, Budget(budget_usd)))
+        self._client, self._pacer, self._asker = self._on_loop(self._open(port, Budget(terms.budget_usd)))
 
     def answers(self, requests: Sequence[Request]) -> list[Answer]:
         """The answers, in order, when all replies are on the store. Blocks; safe to call from several threads.
@@ -70,12 +70,10 @@ class Worker:
         self._journal.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
-    async def _open(
-        self, base_url: str | None, port: Callable[[], LimiterPort], budget: Budget
-    ) -> tuple[ChatClient, Pacer, Asker]:
-        client = ChatClient(self._spec, base_url=base_url)
+    async def _open(self, port: Callable[[], LimiterPort], budget: Budget) -> tuple[ChatClient, Pacer, Asker]:
+        client = ChatClient(self._endpoint.spec, base_url=self._endpoint.base_url)
         pacer = Pacer(port())
-        return client, pacer, Asker(client, pacer, self._spec, budget=budget)
+        return client, pacer, Asker(client, pacer, self._endpoint.spec, budget=budget)
 
     async def _shut(self) -> None:
         await self._pacer.close()

@@ -11,7 +11,10 @@ from functools import partial
 
 import openai
 
-from emray.endpoint.journal import read_journal
+from emray.endpoint.asking import Asking, Endpoint
+from emray.endpoint.batch.asking import BatchAsking
+from emray.endpoint.batch.submission import refuse_what_is_under_way
+from emray.endpoint.journal import Replay, read_journal
 from emray.endpoint.pool import cluster_port
 from emray.endpoint.reply import Answer, Reply, Request
 from emray.endpoint.worker import Worker
@@ -36,18 +39,12 @@ class EndpointEngine:
         self.version: str = openai.__version__
         self._config, self._served = config, served
         store = Store(served.store)
-        self._worker = Worker(
-            spec,
-            store=store,
-            base_url=spec.base_url,
-            port=partial(cluster_port, spec, model=served.base, base_url=spec.base_url),
-            known=dict(read_journal(store, wanted=_AnswerKeys())),
-        )
+        self._asking = _asking(Endpoint(spec, served.base, spec.base_url), store)
 
     def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
         """See Engine.generate. May be called from several threads at once."""
         asked = [self._endpoint_request(request, seed) for request in requests for seed in request.seeds]
-        answers = iter(self._worker.answers(asked))
+        answers = iter(self._asking.answers(asked))
         for position, request in enumerate(requests):
             yield _finished(position, request, [next(answers) for _ in request.seeds])
 
@@ -66,6 +63,18 @@ class EndpointEngine:
         if arguments:  # as vllm serve and SGLang take them; the rest of the rendering is the endpoint's own
             body["chat_template_kwargs"] = arguments
         return Request(key_of("answer", body) + ANSWER, body, "answer")
+
+
+def _asking(endpoint: Endpoint, store: Store) -> Asking:
+    """By the transport that the sweep file names. Raises StageError for answers under way in another run's batches."""
+    mode = endpoint.spec.mode
+    if mode == "replay":
+        return Replay(store)
+    if mode == "online":
+        refuse_what_is_under_way(store, mine=lambda key: key.endswith(ANSWER), setting="generate.endpoint.mode")
+    known = dict(read_journal(store, wanted=_AnswerKeys()))
+    online = Worker(endpoint, store=store, port=partial(cluster_port, endpoint), known=known)
+    return BatchAsking(endpoint, store=store, online=online) if mode == "batch" else online
 
 
 class _AnswerKeys:

@@ -5,6 +5,7 @@ changes no row.
 """
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,7 +112,7 @@ def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Cont
     elsewhere = spec.engine == "openai"
     hardware = ON_CPU if elsewhere else context.declared
     num_engines = resources.engines or _default_engines(resources, hardware)
-    blocks = pack(tasks, samples_per_block=SAMPLES_PER_BLOCK)
+    blocks = pack(tasks, samples_per_block=_samples_per_block(spec))
     config = _engine_config(blocks, spec=spec, context=context, gpu=hardware.gpu)
     _quiet()
     attempts = ray.remote(BlockAttempts).options(num_cpus=0).remote(most=MAX_ATTEMPTS, nodes=live_nodes)
@@ -134,6 +135,12 @@ def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Cont
         runtime_env={"env_vars": _environment(config)},
     )
     return Stream(rows, config.engine, hardware, attempts)
+
+
+def _samples_per_block(spec: GenerateSpec) -> int:
+    """What an engine is handed at once: everything, where batches take a day however few there are."""
+    by_batch = spec.engine == "openai" and spec.endpoint.mode == "batch"
+    return sys.maxsize if by_batch else SAMPLES_PER_BLOCK
 
 
 def _by_weights(tasks: Iterable[GenerationTask]) -> dict[tuple[str, Rendering], list[GenerationTask]]:

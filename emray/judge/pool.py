@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy
 
 from emray.context import Context
 from emray.data import Inquiries
+from emray.endpoint.asking import Endpoint, Terms
 from emray.endpoint.journal import compact
 from emray.endpoint.pool import Owners
 from emray.endpoint.worker import batches_at_once
@@ -86,13 +87,10 @@ class JudgePool:
         self._spec, self._store, self._inquiries = spec, context.store, inquiries or {}
         self._calls = batches_at_once(spec)
         self._owners = Owners(
-            spec,
-            model=spec.model,
+            Endpoint(spec, spec.model, base_url),
             store=context.store,
-            base_url=base_url,
             num_workers=context.resources.judge_workers,
-            budget_usd=budget_usd,
-            follow_up=follow_up(spec),
+            terms=Terms(budget_usd, follow_up(spec)),
         )
 
     def attach(self, tables: "ray.data.Dataset") -> "ray.data.Dataset":

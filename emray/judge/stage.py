@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 
 from emray.context import Context
 from emray.data import Inquiries
-from emray.endpoint.batches import FOLDER, BatchQueue, Ledger
+from emray.endpoint.asking import Endpoint, Terms
+from emray.endpoint.batch.queue import BatchQueue
+from emray.endpoint.batch.rounds import Decided, Rounds
+from emray.endpoint.batch.submission import refuse_what_is_under_way
 from emray.endpoint.journal import compact, read_journal
 from emray.endpoint.ports import Limits, LocalPort
 from emray.endpoint.prices import price_of
 from emray.endpoint.reply import Answer, Reply, Request
 from emray.endpoint.worker import BATCH, Worker, batches_at_once
 from emray.errors import SpecError, StageError
-from emray.judge.batches import Waves
 from emray.judge.parse import is_unreadable
 from emray.judge.tasks import AGAIN, JudgeTask, follow_up, judges
 from emray.judge.verdicts import (
@@ -35,6 +37,7 @@ from emray.judge.verdicts import (
     request_table,
     verdict_rows,
     warm_up,
+    write_verdicts,
 )
 from emray.progress import Advance
 from emray.records import Outcome
@@ -84,6 +87,10 @@ class _Run(NamedTuple):
     def store(self) -> Store:
         return self.context.store
 
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.spec, self.spec.model, self.base_url)
+
     def judge(self, tasks: Sequence[JudgeTask]) -> None:
         budget_usd = _budget_usd(self.spec, self.store)
         grouped = by_key(tasks)
@@ -106,15 +113,8 @@ class _Run(NamedTuple):
     ) -> Iterator[BatchResult]:
         """Judge in this process; yields as batches finish."""
         limits = Limits(self.spec.rpm, self.spec.tpm, self.spec.max_in_flight)
-        worker = Worker(
-            self.spec,
-            store=self.store,
-            base_url=self.base_url,
-            port=lambda: LocalPort(limits),
-            known=known,
-            budget_usd=budget_usd,
-            follow_up=follow_up(self.spec),
-        )
+        terms = Terms(budget_usd, follow_up(self.spec))
+        worker = Worker(self.endpoint, store=self.store, port=lambda: LocalPort(limits), known=known, terms=terms)
         judge = partial(judge_batch, ask=worker.answers, store=self.store, judge=Judge.of(self.spec))
         warm_up()
         with closing(worker), ThreadPoolExecutor(batches_at_once(self.spec)) as threads:
@@ -127,20 +127,22 @@ class _Run(NamedTuple):
         self, requests: Sequence[JudgeRequest], known: Mapping[str, Reply], budget_usd: float | None
     ) -> Iterator[BatchResult]:
         """Judge by the batch API, from this process: there is little to do but wait."""
-        waves = Waves(requests, known=known, spec=self.spec, store=self.store)
-        queue = BatchQueue(
-            self.spec,
-            self.spec.batch,
-            store=self.store,
-            base_url=self.base_url,
-            budget_usd=budget_usd,
-            advance=self.context.advance,
-        )
+        by_request = {one.key: one for one in requests}
+        rounds = Rounds([one.request for one in requests], spec=self.spec, known=known, follow_up=follow_up(self.spec))
+        queue = BatchQueue(self.endpoint, store=self.store, advance=self.context.advance, budget_usd=budget_usd)
         with closing(queue):
-            yield from waves.run(queue)
+            for decided in rounds.run(queue):
+                yield self._write(decided, by_request)
         compact(self.store)
-        if waves.left:
-            yield from self._ask_here(waves.left, waves.first_replies, queue.budget.left_usd)
+        if rounds.left:
+            left = [by_request[request.key] for request in rounds.left]
+            yield from self._ask_here(left, rounds.first_replies, queue.budget.left_usd)
+
+    def _write(self, decided: Decided, by_request: Mapping[str, JudgeRequest]) -> BatchResult:
+        """The verdicts of what a batch decided."""
+        pairs = [(by_request[request.key], answer) for request, answer in decided.answers]
+        written = write_verdicts(pairs, store=self.store, judge=Judge.of(self.spec))
+        return written._replace(num_asked=decided.num_asked, cost_usd=decided.cost_usd)
 
     def _ask_pool(
         self, requests: Sequence[JudgeRequest], known: Mapping[str, Reply], budget_usd: float | None
@@ -185,18 +187,13 @@ def follow(done: Iterator[BatchResult], *, spec: JudgeSpec, context: Context) ->
 
 
 def _refuse_what_is_under_way(grouped: Groups | None = None, *, store: Store) -> None:
-    """Raises StageError for requests (None: whatever they are) that batches of an earlier run may be answering.
+    """Raises StageError for requests (None: whatever they are) that batches of an earlier run may be answering."""
 
-    They would be paid for twice.
-    """
-    for submission in Ledger(store).open():
-        count = sum(grouped is None or key.removesuffix(AGAIN) in grouped for key in submission.keys)
-        if count:
-            name = submission.batch_id or "a batch not known to be created"
-            raise StageError(
-                f"{count} of the requests are under way in {name}; set judge.mode: batch to wait for them, or delete "
-                f"{store.root}/{FOLDER} to ask, and pay for, them again"
-            )
+    def mine(key: str) -> bool:
+        key = key.removesuffix(AGAIN)
+        return key in grouped if grouped is not None else "." not in key  # keys of answers (generate's) have a dot
+
+    refuse_what_is_under_way(store, mine=mine, setting="judge.mode")
 
 
 def _budget_usd(spec: JudgeSpec, store: Store) -> float | None:

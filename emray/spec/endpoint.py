@@ -3,9 +3,25 @@
 Not for asking it (endpoint/). The invariant: nothing here is part of a key.
 """
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from emray.spec.section import Section
+
+
+class BatchSpec(Section):
+    """How requests go through an endpoint's batch API. Never part of a key."""
+
+    max_requests: int = Field(50_000, ge=1, description="requests of one batch; OpenAI takes 50,000")
+    max_bytes: int = Field(200_000_000, ge=1000, description="bytes of one batch's file; OpenAI takes 200 MB")
+    enqueued_tokens: float | None = Field(
+        None, gt=0, description="prompt tokens of unfinished batches the account may have; default: found out"
+    )
+    poll_s: float = Field(30, gt=0, description="longest wait between two looks at the batches under way")
+    online_below: int = Field(
+        100, ge=0, description="what batches left unanswered is asked online when it is fewer requests than this"
+    )
 
 
 class EndpointSpec(Section):
@@ -18,6 +34,12 @@ class EndpointSpec(Section):
     max_in_flight: int = Field(256, ge=1, description="requests under way in the whole cluster")
     max_attempts: int = Field(6, ge=1, description="attempts per request, the first included")
     timeout_s: float = Field(120, gt=0, description="longest wait for a reply; a shorter one is learned on the way")
+    mode: Literal["online", "batch", "replay"] = Field(
+        "online",
+        description="online: ask the endpoint; batch: by its batch API, at half the price within a day; "
+        "replay: only what the journal holds, or fail",
+    )
+    batch: BatchSpec = Field(BatchSpec(), description="for mode: batch")
 
 
 class GenerateEndpoint(EndpointSpec):
@@ -35,17 +57,3 @@ class GenerateEndpoint(EndpointSpec):
         except (KeyError, IndexError, ValueError):
             raise ValueError("may use {key}, {model}, {domain}, {arm}, {seed} and {step} alone") from None
         return value
-
-
-class BatchSpec(Section):
-    """How requests go through an endpoint's batch API. Never part of a key."""
-
-    max_requests: int = Field(50_000, ge=1, description="requests of one batch; OpenAI takes 50,000")
-    max_bytes: int = Field(200_000_000, ge=1000, description="bytes of one batch's file; OpenAI takes 200 MB")
-    enqueued_tokens: float | None = Field(
-        None, gt=0, description="prompt tokens of unfinished batches the account may have; default: found out"
-    )
-    poll_s: float = Field(30, gt=0, description="longest wait between two looks at the batches under way")
-    online_below: int = Field(
-        100, ge=0, description="what batches left unanswered is asked online when it is fewer requests than this"
-    )

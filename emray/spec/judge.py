@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from emray.records import Metric
-from emray.spec.endpoint import BatchSpec, EndpointSpec
+from emray.spec.endpoint import EndpointSpec
 
 _SCORE_TOKENS = 4  # enough for 100 and the end, also where each digit is a token
 _TOP_LOGPROBS = 20  # the most that OpenAI gives (Betley et al. use them all)
@@ -29,12 +29,6 @@ class JudgeSpec(EndpointSpec):
     metrics: list[Metric] = Field([Metric.ALIGNED, Metric.COHERENT], min_length=1)
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(400, ge=1)
-    mode: Literal["online", "batch", "replay"] = Field(
-        "online",
-        description="online: ask the endpoint; batch: by its batch API, at half the price within a day; "
-        "replay: only what the journal holds, or fail",
-    )
-    batch: BatchSpec = Field(BatchSpec(), description="for mode: batch")
     scoring: Literal["text", "logprobs"] = Field(
         "text", description="text: <score>N</score>; logprobs: expectation over the numbers a rubric asks for alone"
     )

@@ -1,0 +1,44 @@
+"""The one seam between what is to be asked and how it is: questions in, answers out, whatever the transport.
+
+    Worker (worker.py)              online, from this process
+    Owners (pool.py)                online, from worker actors; also a server of our own (vllm_server.py)
+    BatchAsking (batch/asking.py)   by the endpoint's batch API
+    Replay (journal.py)             from the journal alone
+
+Not for limits, retries or files. The invariant: every transport keeps a reply in the journal before it gives it, under
+the request's key, so that they can follow one another and nothing is paid for twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from emray.endpoint.reply import Answer, FollowUp, Request
+from emray.spec import EndpointSpec
+
+
+class Asking(Protocol):
+    """Whoever answers."""
+
+    def answers(self, requests: Sequence[Request]) -> Sequence[Answer]:
+        """The answers in the order of the requests; blocks. Raises EndpointUnreachable or StageError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Who is asked. `model` names the limit that all requests fall under; `base_url` None: as openai users set it."""
+
+    spec: EndpointSpec
+    model: str
+    base_url: str | None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms: what may be spent, and what is asked after a reply."""
+
+    budget_usd: float | None = None
+    follow_up: FollowUp | None = None

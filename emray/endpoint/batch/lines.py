@@ -1,0 +1,72 @@
+"""The lines of a batch's files: requests as they go in, replies and failures as they come out.
+
+Not for sending files. The invariant: a line that cannot be read is nobody's reply.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from emray.endpoint.batch.service import ENDPOINT
+from emray.endpoint.client import CallFailed, Failure, failure_kind, read_completion
+from emray.endpoint.reply import Reply, Request
+
+TOKENS_PER_CHAR, TOKENS_PER_MESSAGE = 0.3, 4  # of a prompt; on the safe side for English
+
+
+class Unanswered(NamedTuple):
+    """Why a line of a batch has no reply."""
+
+    kind: Failure
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"
+
+
+def request_line(request: Request) -> bytes:
+    """A request as a line of a batch's file."""
+    row = {"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": request.body}
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+
+
+def results_of(*files: Sequence[Any]) -> tuple[dict[str, Reply], dict[str, Unanswered]]:
+    """Replies and failures by key, of the lines of result files."""
+    replies: dict[str, Reply] = {}
+    failures: dict[str, Unanswered] = {}
+    for key, result in filter(None, (_result(row) for lines in files for row in lines)):
+        if isinstance(result, Reply):
+            replies[key] = result
+        else:
+            failures[key] = result
+    return replies, failures
+
+
+def _result(row: Any) -> tuple[str, Reply | Unanswered] | None:
+    """(key, reply or why there is none) of a line of an output or error file; None for what is no such line."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("custom_id"), str):
+        return None
+    key, response, error = row["custom_id"], row.get("response"), row.get("error")
+    if not isinstance(response, Mapping):
+        code = error.get("code") if isinstance(error, Mapping) else None
+        return key, Unanswered(Failure.SERVER, str(code or "no response"))
+    status, body = response.get("status_code"), response.get("body")
+    if status == 200:
+        try:
+            return key, read_completion(json.dumps(body).encode(), headers={})._replace(batch=True)
+        except CallFailed as failure:
+            return key, Unanswered(failure.kind, failure.reason)
+    return key, _refusal(status if isinstance(status, int) else 500, body)
+
+
+def _refusal(status: int, body: Any) -> Unanswered:
+    """What a line's status other than 200 means."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    error = error if isinstance(error, Mapping) else {}
+    return Unanswered(failure_kind(status, error.get("code")), f"{status} {error.get('message')}"[:300])
+
+
+def prompt_tokens(request: Request) -> float:
+    """An estimate."""
+    messages = request.body["messages"]
+    return sum(TOKENS_PER_MESSAGE + TOKENS_PER_CHAR * len(message["content"]) for message in messages)
