@@ -112,12 +112,14 @@ def test_a_cap_below_a_single_request_is_said_and_can_be_come_back_from(tmp_path
 DEADLY = """
 import itertools, os, signal, sys
 from pathlib import Path
-from emray.endpoint import batches, journal
+from emray.endpoint import journal
+from emray.endpoint.batch import service, submission
 from tests.batch_world import plain_tasks, run, spec_of
 
 place, folder, url = sys.argv[1:]
 name, method, count = place.split(":")
-owner = {"api": batches.BatchApi, "ledger": batches.Ledger, "journal": journal.Journal}[name]
+owners = {"api": service.BatchService, "record": submission.Submissions, "journal": journal.Journal}
+owner = owners[name]
 original, calls = getattr(owner, method), itertools.count(1)
 
 def deadly(*arguments, **options):
@@ -140,7 +142,7 @@ run(plain_tasks(100), Path(folder), url, spec_of(max_requests=40))
         ("api:lines:1", 3),  # downloaded, nothing journaled
         ("journal:add:20", 3),  # half journaled
         ("journal:flush:2", 2),  # journaled, not recorded so
-        ("ledger:close:1", 2),  # recorded so, no verdict written
+        ("record:close:1", 2),  # recorded so, no verdict written
     ],
 )
 def test_a_kill_at_any_place_makes_no_line_be_served_twice(tmp_path: Path, place: str, num_open: int) -> None:

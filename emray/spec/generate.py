@@ -6,7 +6,7 @@ prompt.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from emray.records import Condition
 from emray.spec.endpoint import GenerateEndpoint
@@ -28,6 +28,12 @@ class GenerateSpec(Section):
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(400, ge=1)
+
+    @model_validator(mode="after")
+    def _modes_are_of_endpoints(self) -> "GenerateSpec":
+        if self.endpoint.mode != "online" and self.engine != "openai":
+            raise ValueError(f"endpoint.mode {self.endpoint.mode} needs engine openai")
+        return self
 
     def identity(self) -> dict[str, Any]:
         """The sampling settings that define an answer's distribution."""

@@ -75,7 +75,8 @@ class BatchQueue:
         self._wanted = {request.key: request for request in requests}
         self._under_way = self._adopt()
         taken = {key for submission in self._under_way for key in submission.keys}
-        self._waiting = deque(request for request in requests if request.key not in taken)
+        waiting = [request for request in requests if request.key not in taken]
+        self._waiting = deque(sorted(waiting, key=lambda request: request.body["model"]))
         wait_s = FIRST_WAIT_S  # doubling up to poll_s: small batches end soon
         while self._waiting or self._under_way:
             self._submit_what_fits()
@@ -130,14 +131,15 @@ class BatchQueue:
             self._under_way.append(self._submit(affordable))
 
     def _next_chunk(self) -> list[Request]:
-        """The requests at the head of the queue that make one batch; at least one."""
+        """The requests at the head of the queue that make one batch, which is for one model; at least one."""
         chunk: list[Request] = []
         num_bytes, tokens = 0, 0.0
         for request in self._waiting:
             num_bytes += len(request_line(request))
             tokens += prompt_tokens(request)
             full = len(chunk) >= self._limits.max_requests or num_bytes > self._limits.max_bytes
-            if chunk and (full or tokens > self._room.largest):
+            other = chunk and request.body["model"] != chunk[0].body["model"]
+            if chunk and (full or other or tokens > self._room.largest):
                 break
             chunk.append(request)
         return chunk
