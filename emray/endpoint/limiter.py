@@ -303,21 +303,19 @@ class Limiter:
         share = max(1, self.max_in_flight // max(1, len(self.workers)))
         if self.requests.rate is None and self.tokens.rate is None:
             share = min(share, SLOW_START + self._num_finished // max(1, len(self.workers)))
-            return self._counted(worker, len(needs), needs, now_s, share, free_s=FREE_S)
+            return self._counted(worker, needs, now_s, share, free_s=FREE_S)
         count = self._slice_count(needs)
         tokens = sum(needs[:count])
         lacking = (self.requests.rate is not None and self.requests.level < count - 1e-9) or (
             self.tokens.rate is not None and self.tokens.level < tokens - 1e-6
         )
-        return None if lacking else self._counted(worker, count, needs, now_s, share)
+        return None if lacking else self._counted(worker, needs[:count], now_s, share)
 
-    def _counted(
-        self, worker: str, count: int, needs: tuple[float, ...], now_s: float, share: int, free_s: float = 0.0
-    ) -> Grant:
-        self.requests.spend(count)
-        self.tokens.spend(sum(needs[:count]))
-        self.workers[worker].granted += count
-        return Grant(count, now_s, self.requests.mirror, self.tokens.mirror, share, free_s)
+    def _counted(self, worker: str, needs: tuple[float, ...], now_s: float, share: int, free_s: float = 0.0) -> Grant:
+        self.requests.spend(len(needs))
+        self.tokens.spend(sum(needs))
+        self.workers[worker].granted += len(needs)
+        return Grant(len(needs), now_s, self.requests.mirror, self.tokens.mirror, share, free_s)
 
     def _slice_count(self, needs: tuple[float, ...]) -> int:
         """How many of these requests make up one slice: at least one."""
