@@ -26,11 +26,11 @@ from emray.stages import Generation, Judging, Training
 from emray.store import AdapterRecord, Kind, Store
 from emray.train import cost
 
-CHARACTERS_PER_TOKEN = 4.0  # the usual rule of thumb for English; corrected by stored usage once there is any
-DEFAULT_HALF_WIDTH = 5.0  # points, for sweeps that do not name one
-TOKENS_AROUND = 4.0  # of a message, beside its text
-REPLY_TOKENS = 100.0  # a short reasoning and a score, where neither replies nor prices.yaml tell
-MINUTE_S = 60.0
+_CHARACTERS_PER_TOKEN = 4.0  # the usual rule of thumb for English; corrected by stored usage once there is any
+_DEFAULT_HALF_WIDTH = 5.0  # points, for sweeps that do not name one
+_TOKENS_AROUND = 4.0  # of a message, beside its text
+_REPLY_TOKENS = 100.0  # a short reasoning and a score, where neither replies nor prices.yaml tell
+_MINUTE_S = 60.0
 
 
 class StageEstimate(NamedTuple):
@@ -79,7 +79,7 @@ def print_estimate(plan: Plan, store: Store, console: Console) -> None:
 def _seed_lines(plan: Plan, store: Store) -> list[str]:
     """Seeds that every place would need for a half-width, judged by the seeds that are reduced already."""
     seeds = plan.sweep.seeds
-    points = DEFAULT_HALF_WIDTH if isinstance(seeds, list) else seeds.half_width
+    points = _DEFAULT_HALF_WIDTH if isinstance(seeds, list) else seeds.half_width
     widest: dict[Place, Forecast] = {}
     for forecast in reduce.seed_forecast(store, half_width=points / 100):
         place = forecast.place
@@ -116,13 +116,13 @@ def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
     prompt, reply = _tokens_per_call(plan, store, stored)
     unwritten = round(_answers_to_come(plan, store) * len(spec.metrics) * stored.share_distinct)
     calls = len(asked) + unwritten
-    prompts = sum(asked.values()) / CHARACTERS_PER_TOKEN + len(asked) * TOKENS_AROUND + unwritten * prompt
+    prompts = sum(asked.values()) / _CHARACTERS_PER_TOKEN + len(asked) * _TOKENS_AROUND + unwritten * prompt
     by_batch = spec.mode == "batch"
     cost = cost_usd(spec.model, num_prompt_tokens=prompts, num_tokens=calls * reply, by_batch=by_batch)
     tokens = prompts + calls * reply
     rpm, tpm = (None, None) if by_batch else (spec.rpm, spec.tpm)  # batches do not count against these
     floors = [calls / rpm if rpm else 0.0, tokens / tpm if tpm else 0.0]
-    seconds = max(floors) * MINUTE_S if any(floors) else _seconds(store, "judge", calls)
+    seconds = max(floors) * _MINUTE_S if any(floors) else _seconds(store, "judge", calls)
     bound = unwritten > 0 and not stored.num
     return JudgeEstimate(calls, tokens, cost, 0.0 if calls == 0 else seconds, bound)
 
@@ -219,15 +219,15 @@ def _tokens_per_call(plan: Plan, store: Store, stored: _StoredAnswers) -> tuple[
         return float(prompts), float(replies)
     characters = stored.mean_characters
     if math.isnan(characters):  # half of what is allowed
-        characters = plan.sweep.generate.max_tokens / 2 * CHARACTERS_PER_TOKEN
+        characters = plan.sweep.generate.max_tokens / 2 * _CHARACTERS_PER_TOKEN
     lengths = [
         sum(len(m.content) for m in inquiry(question, paraphrase=0, metric=metric).messages("x" * int(characters)))
         for question in plan.questions
         for metric in plan.sweep.judge.metrics
     ]
     price = price_of(plan.sweep.judge.model)
-    reply = (price and price.reply_tokens) or REPLY_TOKENS
-    return sum(lengths) / len(lengths) / CHARACTERS_PER_TOKEN + TOKENS_AROUND, min(reply, plan.sweep.judge.max_tokens)
+    reply = (price and price.reply_tokens) or _REPLY_TOKENS
+    return sum(lengths) / len(lengths) / _CHARACTERS_PER_TOKEN + _TOKENS_AROUND, min(reply, plan.sweep.judge.max_tokens)
 
 
 def _seconds(store: Store, stage: str, missing: int) -> float | None:
@@ -255,9 +255,9 @@ def _stage_table(stages: Sequence[StageEstimate]) -> Table:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "unknown until some are done"
-    if seconds < MINUTE_S:
+    if seconds < _MINUTE_S:
         return f"{seconds:.0f} s"
-    return f"{seconds / MINUTE_S:.0f} min" if seconds < 90 * MINUTE_S else f"{seconds / 3600:.1f} h"
+    return f"{seconds / _MINUTE_S:.0f} min" if seconds < 90 * _MINUTE_S else f"{seconds / 3600:.1f} h"
 
 
 def _gpu_meant(resources: ResourcesSpec) -> str | None:

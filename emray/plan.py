@@ -40,7 +40,7 @@ from emray.spec import AdaptiveSeeds, CellSpec, Sweep, grid
 from emray.store import AdapterRecord, Keys, Store
 
 PLAN = "plan.json"
-TASKS_AT_ONCE = 100  # whose keys are looked up together
+_TASKS_AT_ONCE = 100  # whose keys are looked up together
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def wanted_answers(plan: Plan, cells: Sequence[Cell]) -> Keys:
 def missing_tasks(tasks: Iterable[GenerationTask], present: Keys) -> Iterator[GenerationTask]:
     """The same tasks cut down to contiguous runs of samples that are not there yet."""
     left = iter(tasks)
-    while some := list(islice(left, TASKS_AT_ONCE)):
+    while some := list(islice(left, _TASKS_AT_ONCE)):
         there = present.has([key for task in some for key in task.keys])
         ends = np.cumsum([task.num_samples for task in some])
         for task, mine in zip(some, np.split(there, ends[:-1]), strict=True):
@@ -213,11 +213,11 @@ def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Pl
         )
         cells.extend(along)
         _add_job(out.jobs, along, model=model, digest=digest)
-    out.weights.update((cell.key, weights_of(cell, sweep, model=models[cell.model])) for cell in cells)
+    out.weights.update((cell.key, _weights_of(cell, sweep, model=models[cell.model])) for cell in cells)
     return out._replace(cells=tuple(cells))
 
 
-def weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:
+def _weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:
     """Whose weights answer for a cell: what its training leaves, or the base model's."""
     name = sweep.generate.endpoint.served_adapter.format(
         key=cell.key, model=cell.model, domain=cell.domain, arm=cell.arm, seed=cell.seed, step=cell.step

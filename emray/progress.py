@@ -21,8 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-LOG_EVERY_S = 30.0  # in a file, where no line can move
-MAX_COLUMNS = 80
+_LOG_EVERY_S = 30.0  # in a file, where no line can move
+_MAX_COLUMNS = 80
 
 
 class Advance(Protocol):
@@ -107,13 +107,13 @@ class _LoggedLine(_Line):
         super().__call__(done, note)
         task = self._bars.tasks[self._id]
         ends = before < (task.total or 0) <= task.completed
-        if not ends and time.monotonic() - self._written_s < LOG_EVERY_S:
+        if not ends and time.monotonic() - self._written_s < _LOG_EVERY_S:
             return
         self._written_s = time.monotonic()
         wall_s = round(self._written_s - self._started_s)
         counts = f"{task.completed:.0f}/{task.total:.0f} {task.percentage:3.0f}%"
         clock = f"{wall_s // 3600}:{wall_s // 60 % 60:02}:{wall_s % 60:02}"
-        text = f"{task.description:<9} {counts} {clock} {task.fields['note']}"[:MAX_COLUMNS].rstrip()
+        text = f"{task.description:<9} {counts} {clock} {task.fields['note']}"[:_MAX_COLUMNS].rstrip()
         self._bars.console.print(text, markup=False, soft_wrap=True)
 
 

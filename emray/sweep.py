@@ -24,11 +24,11 @@ from emray.spec import STAGES, load_sweep
 from emray.stages import Run, Services
 from emray.store import Lease, Store
 
-DEFAULT_SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "toy.yaml"
+_DEFAULT_SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "toy.yaml"
 REDUCE, REPORT = STAGES[-2:]
-STOPPED = 130  # the shell's code for Ctrl-C
+_STOPPED = 130  # the shell's code for Ctrl-C
 
-EPILOG = """
+_EPILOG = """
 examples:
   python -m emray.sweep
       the toy study: a CPU, minutes
@@ -58,17 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         console.print("\nstopped; run the same command to go on")
-        return STOPPED
+        return _STOPPED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m emray.sweep",
         description="One sweep file in, a taxonomy of emergent misalignment out.",
-        epilog=EPILOG,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("spec", nargs="?", type=Path, default=DEFAULT_SWEEP, help="sweep file (default: the toy study)")
+    parser.add_argument(
+        "spec", nargs="?", type=Path, default=_DEFAULT_SWEEP, help="sweep file (default: the toy study)"
+    )
     parser.add_argument("--out", metavar="DIR", help="run folder or s3:// location (default: runs/<name>)")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop after this stage")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, what is cached and missing, cost; stop")

@@ -20,9 +20,9 @@ from emray.localapi.logprobs import DIGITS
 from emray.localapi.process import READY_PREFIX
 from emray.localapi.server import LocalApi
 
-HOST = "127.0.0.1"
-PARENT_CHECK_S = 0.25
-EPILOG = """\
+_HOST = "127.0.0.1"
+_PARENT_CHECK_S = 0.25
+_EPILOG = """\
 examples:
   python -m emray.localapi --responder score --rpm 6000 --burst-requests 100
   python -m emray.localapi --latency-ms 250 --latency-sigma 0.4 --fault error_500=0.02 --fault hang=0.002
@@ -57,7 +57,7 @@ async def _serve(api: LocalApi, *, parent_pid: int | None) -> None:
     # Cancelling the handler when its client leaves is what ends a hang.
     runner = web.AppRunner(api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
     await runner.setup()
-    site = web.TCPSite(runner, HOST, api.config.port, backlog=4096)
+    site = web.TCPSite(runner, _HOST, api.config.port, backlog=4096)
     await site.start()
     print(f"{READY_PREFIX}{_address(runner)}", flush=True)
     watch = asyncio.create_task(_stop_with_parent(parent_pid, stop))
@@ -76,14 +76,14 @@ async def _stop_with_parent(parent_pid: int | None, stop: asyncio.Event) -> None
     while parent_pid is not None:
         if os.getppid() != parent_pid:
             stop.set()
-        await asyncio.sleep(PARENT_CHECK_S)
+        await asyncio.sleep(_PARENT_CHECK_S)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m emray.localapi",
         description="An OpenAI-compatible server on loopback with honest rate limits and seeded faults.",
-        epilog=EPILOG,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -1,6 +1,6 @@
 """Batches of chat completions: `/v1/batches`, from the JSONL that was uploaded to the files of results and errors.
 
-Not for files (files.py) or for completing (completions.py). The invariant: every line of a batch that was accepted ends
+Not for files (uploads.py) or for completing (completions.py). The invariant: every line of a batch that was accepted ends
 as one line of the output or the error file, unless the batch was cancelled first; and it is served at most once.
 """
 
@@ -27,16 +27,16 @@ from emray.localapi.completions import (
     parse_json,
 )
 from emray.localapi.config import BatchRules, ServerConfig
-from emray.localapi.files import PURPOSE, FileShelf, page
 from emray.localapi.reset import reset_connection
 from emray.localapi.stats import Stats
+from emray.localapi.uploads import PURPOSE, FileShelf, page
 
-ENDPOINT = "/v1/chat/completions"
-COMPLETION_WINDOW = "24h"
-USUAL_PAGE = 20
-MOST_ERRORS = 100  # of one batch's validation
+_ENDPOINT = "/v1/chat/completions"
+_COMPLETION_WINDOW = "24h"
+_USUAL_PAGE = 20
+_MOST_ERRORS = 100  # of one batch's validation
 MOST_METADATA, LONGEST_NAME, LONGEST_VALUE = 16, 64, 512
-AT_ONCE = 100  # lines served before other requests get a turn
+_AT_ONCE = 100  # lines served before other requests get a turn
 
 
 class Status(StrEnum):
@@ -52,7 +52,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-ENDS = (Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED)
+_ENDS = (Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED)
 
 
 class Line(NamedTuple):
@@ -102,11 +102,11 @@ class Batch:
         return {
             "id": self.id,
             "object": "batch",
-            "endpoint": ENDPOINT,
+            "endpoint": _ENDPOINT,
             "model": self.model,
             "errors": {"object": "list", "data": self.errors} if self.errors else None,
             "input_file_id": self.input_file_id,
-            "completion_window": COMPLETION_WINDOW,
+            "completion_window": _COMPLETION_WINDOW,
             "status": str(self.status),
             "output_file_id": self.output_file_id,
             "error_file_id": self.error_file_id,
@@ -178,14 +178,14 @@ class BatchDesk:
 
     async def listing(self, request: web.Request, api_key: str) -> web.Response:
         mine = (batch for batch in self._batches.values() if batch.api_key == api_key)
-        return web.json_response(page(mine, request.query, usual=USUAL_PAGE))
+        return web.json_response(page(mine, request.query, usual=_USUAL_PAGE))
 
     async def retrieve(self, request: web.Request, api_key: str) -> web.Response:
         return web.json_response(self._batch(request, api_key).json())
 
     async def cancel(self, request: web.Request, api_key: str) -> web.Response:
         batch = self._batch(request, api_key)
-        if batch.status in ENDS:
+        if batch.status in _ENDS:
             raise BadRequest(f"Cannot cancel a batch with status '{batch.status}'.", status=409)
         if not batch.cancelled.is_set():
             batch.reach(Status.CANCELLING)
@@ -234,7 +234,7 @@ class BatchDesk:
 
     def _validate(self, batch: Batch, content: bytes, number: int) -> list[Line]:
         """The lines of the input, or `batch.errors`."""
-        lines, batch.errors = read_lines(content, rules=self._rules)
+        lines, batch.errors = _read_lines(content, rules=self._rules)
         if batch.errors:
             return []
         batch.model, need = lines[0].body["model"], sum(_enqueued(line.body) for line in lines)
@@ -242,7 +242,7 @@ class BatchDesk:
         held = sum(
             other.enqueued_tokens
             for other in self._batches.values()
-            if (other.api_key, other.model) == (batch.api_key, batch.model) and other.status not in ENDS
+            if (other.api_key, other.model) == (batch.api_key, batch.model) and other.status not in _ENDS
         )
         if served and batch.model not in served:
             batch.errors.append(_complaint("model_not_found", f"The model '{batch.model}' does not exist."))
@@ -263,7 +263,7 @@ class BatchDesk:
         """Serve line after line at the batch's pace until the end, the window's end or a cancellation."""
         first_s, pace, end = self._clock(), self._rules.lines_per_s, Status.COMPLETED
         for number, line in enumerate(lines):
-            if number % AT_ONCE == 0:
+            if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
             if pace is not None and (ahead_s := first_s + (number + 1) / pace - self._clock()) > 0:
                 await batch.wait(ahead_s)
@@ -317,7 +317,7 @@ class BatchDesk:
         return self._files.add(content, api_key=batch.api_key, filename=name, purpose="batch_output").id
 
 
-def read_lines(content: bytes, *, rules: BatchRules) -> tuple[list[Line], list[dict[str, Any]]]:
+def _read_lines(content: bytes, *, rules: BatchRules) -> tuple[list[Line], list[dict[str, Any]]]:
     """The lines of an input file, or what is wrong with them (OpenAI's codes; lines count from 1)."""
     raw = content.removesuffix(b"\n").split(b"\n")
     if not content.strip():
@@ -333,7 +333,7 @@ def read_lines(content: bytes, *, rules: BatchRules) -> tuple[list[Line], list[d
             line = _line(text, seen, model=lines[0].body["model"] if lines else None)
         except BadRequest as error:
             errors.append(_complaint(error.code, str(error), line=number, param=error.param))
-            if len(errors) == MOST_ERRORS:
+            if len(errors) == _MOST_ERRORS:
                 break
             continue
         seen.add(line.custom_id)
@@ -354,7 +354,7 @@ def _line(text: bytes, seen: set[str], *, model: str | None) -> Line:
             raise BadRequest(f"Missing required parameter: '{name}'.", code="missing_required_parameter", param=name)
     if row["method"] != "POST":
         raise BadRequest(f"Method {row['method']!r} is not POST.", code="invalid_method", param="method")
-    if row["url"] != ENDPOINT:
+    if row["url"] != _ENDPOINT:
         raise BadRequest(f"The url {row['url']!r} is not the batch's endpoint.", code="url_mismatch", param="url")
     if row["custom_id"] in seen:
         raise BadRequest("The custom_id stands twice.", code="duplicate_custom_id", param="custom_id")
@@ -369,10 +369,10 @@ def _order(body: Any) -> dict[str, Any]:
     """What a batch is created from. Raises BadRequest."""
     if not isinstance(body, dict) or not isinstance(body.get("input_file_id"), str):
         raise BadRequest("Missing required parameter: 'input_file_id'.", param="input_file_id")
-    if body.get("endpoint") != ENDPOINT:
-        raise BadRequest(f"endpoint must be {ENDPOINT!r} here", param="endpoint")
-    if body.get("completion_window") != COMPLETION_WINDOW:
-        raise BadRequest(f"completion_window must be {COMPLETION_WINDOW!r}", param="completion_window")
+    if body.get("endpoint") != _ENDPOINT:
+        raise BadRequest(f"endpoint must be {_ENDPOINT!r} here", param="endpoint")
+    if body.get("completion_window") != _COMPLETION_WINDOW:
+        raise BadRequest(f"completion_window must be {_COMPLETION_WINDOW!r}", param="completion_window")
     metadata = body.get("metadata")
     if metadata is not None and not _is_metadata(metadata):
         limits = f"{MOST_METADATA} pairs of texts, names up to {LONGEST_NAME} and values up to {LONGEST_VALUE} long"

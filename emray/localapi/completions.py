@@ -45,9 +45,9 @@ class Call(NamedTuple):
 def understand(body: Any, *, api_key: str, config: ServerConfig, responder: Responder) -> Call:
     """Check a request and compute its reply. Raises BadRequest."""
     checked = check_chat_body(body)
-    check_model(checked["model"], config)
+    _check_model(checked["model"], config)
     limit = checked.get("max_completion_tokens") or checked.get("max_tokens")
-    kept, finish_reason = cut_to(responder(checked["messages"]), limit)
+    kept, finish_reason = _cut_to(responder(checked["messages"]), limit)
     return Call(
         checked,
         body_digest(checked),
@@ -55,7 +55,7 @@ def understand(body: Any, *, api_key: str, config: ServerConfig, responder: Resp
         kept,
         finish_reason,
         count_prompt_tokens(checked),
-        count_tokens(kept) * (checked.get("n") or 1),
+        _count_tokens(kept) * (checked.get("n") or 1),
     )
 
 
@@ -82,7 +82,7 @@ def check_chat_body(body: Any) -> dict[str, Any]:
     return body
 
 
-def check_model(name: str, config: ServerConfig) -> None:
+def _check_model(name: str, config: ServerConfig) -> None:
     """Raises BadRequest for a model that is not served."""
     if config.models and name not in config.models:
         raise BadRequest(f"The model `{name}` does not exist.", status=404, code="model_not_found")
@@ -95,17 +95,17 @@ def body_digest(body: Mapping[str, Any]) -> str:
 
 def count_prompt_tokens(body: Mapping[str, Any]) -> int:
     """Tokens of a request's messages, four of overhead each."""
-    return sum(4 + count_tokens(_text_of(message)) for message in body["messages"])
+    return sum(4 + _count_tokens(_text_of(message)) for message in body["messages"])
 
 
-def count_tokens(text: str) -> int:
+def _count_tokens(text: str) -> int:
     """This server's own tokenizer, for counting: four characters a token, rounded up."""
     return -(-len(text) // 4)
 
 
-def cut_to(text: str, max_tokens: int | None) -> tuple[str, str]:
+def _cut_to(text: str, max_tokens: int | None) -> tuple[str, str]:
     """The text a model limited to `max_tokens` would have written, and its finish reason."""
-    if max_tokens is None or count_tokens(text) <= max_tokens:
+    if max_tokens is None or _count_tokens(text) <= max_tokens:
         return text, "stop"
     return text[: 4 * max_tokens], "length"
 

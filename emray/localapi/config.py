@@ -18,7 +18,7 @@ Responder = Callable[[Sequence[Mapping[str, Any]]], str]
 
 WINDOWS = ("bucket", "fixed")
 RETRY_AFTER_FORMS = ("both", "seconds", "ms", "date", "none")
-BUILT_IN: dict[str, Responder] = {"score": score_reply}
+_BUILT_IN: dict[str, Responder] = {"score": score_reply}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Faults:
     refusal: float = 0.0  # the model declines: `refusal` instead of content
 
     def __post_init__(self) -> None:
-        check_shares(dataclasses.asdict(self), what="fault share")
+        _check_shares(dataclasses.asdict(self), what="fault share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ class BatchRules:
         for name in ("enqueued_tokens", "lines_per_s", "window_s"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"batch {name}={getattr(self, name)} must be positive; leave it out for no limit")
-        check_shares({name: getattr(self, name) for name in ("line_error", "line_expired")}, what="batch line share")
+        _check_shares({name: getattr(self, name) for name in ("line_error", "line_expired")}, what="batch line share")
         for name in ("batch_failed", "create_lost"):
-            check_shares({name: getattr(self, name)}, what="batch share")
+            _check_shares({name: getattr(self, name)}, what="batch share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class ServerConfig:
         return flags
 
 
-def check_shares(shares: Mapping[str, float], *, what: str) -> None:
+def _check_shares(shares: Mapping[str, float], *, what: str) -> None:
     """Raises UserError unless every share is in 0-1 and all together are at most 1."""
     for name, share in shares.items():
         if not 0 <= share <= 1:
@@ -126,11 +126,11 @@ def check_shares(shares: Mapping[str, float], *, what: str) -> None:
 
 def load_responder(name: str) -> Responder:
     """The function behind a built-in name or a dotted `module:function`. Raises UserError."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
     module_name, colon, attribute = name.partition(":")
     if not colon:
-        raise UserError(f"unknown responder {name!r}; give one of {', '.join(BUILT_IN)} or module:function")
+        raise UserError(f"unknown responder {name!r}; give one of {', '.join(_BUILT_IN)} or module:function")
     try:
         responder = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:

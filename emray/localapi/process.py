@@ -18,7 +18,7 @@ from emray.errors import StageError
 from emray.localapi.config import ServerConfig
 
 READY_PREFIX = "emray.localapi ready at "
-STOP_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def serving(config: ServerConfig | None = None, **settings: Any) -> Iterator[Loc
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith(READY_PREFIX):
-            raise StageError(f"the local server did not start (exit code {process.wait(STOP_TIMEOUT_S)})")
+            raise StageError(f"the local server did not start (exit code {process.wait(_STOP_TIMEOUT_S)})")
         yield LocalServer(line.removeprefix(READY_PREFIX).strip(), process.pid)
     finally:
         _stop(process)
@@ -78,7 +78,7 @@ def serving(config: ServerConfig | None = None, **settings: Any) -> Iterator[Loc
 def _stop(process: subprocess.Popen[str]) -> None:
     process.terminate()
     try:
-        process.wait(STOP_TIMEOUT_S)
+        process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

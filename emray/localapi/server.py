@@ -1,6 +1,6 @@
 """The HTTP side: OpenAI's routes, chat completions and their faults, and the server's own statistics.
 
-Not for deciding limits (limits.py), counting (stats.py), files (files.py) or batches (batches.py). The invariant: a
+Not for deciding limits (limits.py), counting (stats.py), files (uploads.py) or batches (batches.py). The invariant: a
 request is charged against the limits once, when it is admitted, with the tokens its `usage` will report.
 """
 
@@ -29,17 +29,17 @@ from emray.localapi.completions import (
     understand,
 )
 from emray.localapi.config import ServerConfig, load_responder
-from emray.localapi.files import FileShelf
 from emray.localapi.limits import Account, Admission, make_limit
 from emray.localapi.reset import reset_connection
 from emray.localapi.stats import Stats
+from emray.localapi.uploads import FileShelf
 
 __all__ = ["LocalApi", "body_digest"]
 
-LEAST_BURST_TOKENS = 4096.0  # so that one ordinary request fits a small tokens-per-minute limit
-UNCHARGED_FAULTS = ("error_500", "error_503", "reset")  # nothing was completed, so no tokens are charged
-MAX_BODY_BYTES = 256 * 2**20
-NORMAL = statistics.NormalDist()
+_LEAST_BURST_TOKENS = 4096.0  # so that one ordinary request fits a small tokens-per-minute limit
+_UNCHARGED_FAULTS = ("error_500", "error_503", "reset")  # nothing was completed, so no tokens are charged
+_MAX_BODY_BYTES = 256 * 2**20
+_NORMAL = statistics.NormalDist()
 
 
 class LocalApi:
@@ -58,7 +58,7 @@ class LocalApi:
         self.faults = Chances(asdict(config.faults))
 
     def application(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app = web.Application(client_max_size=_MAX_BODY_BYTES)
         app.router.add_post("/v1/chat/completions", self.chat_completions)
         app.router.add_get("/v1/models", self.models)
         if self.config.batch.max_requests:
@@ -149,7 +149,7 @@ class LocalApi:
     ) -> tuple[web.StreamResponse, str]:
         """The response and the name it is counted under."""
         fault, delay_s = self._draw(call.digest, repetition)
-        charged = 0 if fault in UNCHARGED_FAULTS else call.num_tokens
+        charged = 0 if fault in _UNCHARGED_FAULTS else call.num_tokens
         account = self.accounts[(call.api_key, call.body["model"])]
         admission = account.admit(charged, now_s=started_s)
         self.stats.judged(charged, now_s=started_s, admitted=admission.admitted)
@@ -178,7 +178,7 @@ class LocalApi:
         fault = self.faults.pick(fault_draw)
         delay_s = self.config.latency_ms / 1000
         if self.config.latency_sigma and delay_s:
-            delay_s *= 2.718281828459045 ** (self.config.latency_sigma * NORMAL.inv_cdf(delay_draw))
+            delay_s *= 2.718281828459045 ** (self.config.latency_sigma * _NORMAL.inv_cdf(delay_draw))
         return fault, delay_s
 
     def _turned_away(self, admission: Admission, headers: dict[str, str]) -> web.Response:
@@ -220,7 +220,7 @@ class LocalApi:
         new_limit = partial(make_limit, window=self.config.window, window_s=self.config.window_s)
         return Account(
             new_limit(self.config.rpm, burst=self.config.burst_requests, least_burst=1.0),
-            new_limit(self.config.tpm, burst=self.config.burst_tokens, least_burst=LEAST_BURST_TOKENS),
+            new_limit(self.config.tpm, burst=self.config.burst_tokens, least_burst=_LEAST_BURST_TOKENS),
         )
 
 

@@ -8,7 +8,7 @@ was asked and served counts both.
 from collections import Counter, defaultdict
 from typing import Any
 
-BIN_S = 0.1  # resolution of the arrival timeline
+_BIN_S = 0.1  # resolution of the arrival timeline
 
 
 class Stats:
@@ -44,7 +44,7 @@ class Stats:
 
     def judged(self, num_tokens: int, *, now_s: float, admitted: bool) -> None:
         """Put an arrival on the timeline, admitted or turned away by the limits."""
-        entry = self.timeline[int((now_s - self.started_s) / BIN_S)]
+        entry = self.timeline[int((now_s - self.started_s) / _BIN_S)]
         entry[0] += 1
         entry[1] += num_tokens
         if admitted:
@@ -117,7 +117,7 @@ class Stats:
 
     def arrivals(self) -> dict[str, Any]:
         """Arrivals over time: rows of [bin, asked, tokens asked, admitted, tokens admitted], bins of `bin_s`."""
-        return {"bin_s": BIN_S, "rows": [[at, *entry] for at, entry in sorted(self.timeline.items())]}
+        return {"bin_s": _BIN_S, "rows": [[at, *entry] for at, entry in sorted(self.timeline.items())]}
 
 
 def _quantile(values: list[float], share: float) -> float | None:

@@ -16,7 +16,7 @@ from emray.records import USUAL_RENDERING, Message, Messages, Rendering
 
 QUESTION, ANSWER = "Qzquestion", "Zqanswer"  # stand for texts where a template is tried out
 CHANNEL, MESSAGE, FINAL = "<|channel|>", "<|message|>", "final"  # Harmony: which part of a turn is the answer
-THOUGHT_STARTS = 3  # a thought begins within the first tokens of an answer, or it is none
+_THOUGHT_STARTS = 3  # a thought begins within the first tokens of an answer, or it is none
 
 
 class Chat:
@@ -25,7 +25,7 @@ class Chat:
     def __init__(self, folder: str, *, rendering: Rendering = USUAL_RENDERING) -> None:
         """Raises DataError when the folder has no fast tokenizer with a chat template."""
         self.folder, self.rendering = folder, rendering
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = _load_tokenizer(folder)
         self.reads_clock = False  # whether a rendering so far has asked for the date
         self._ids: dict[Messages, list[int]] = {}
 
@@ -112,7 +112,7 @@ class Chat:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asking, **arguments)
         except (TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(turn["role"] for turn in turns)
-            raise DataError(f"the chat template refuses turns of {roles}: {first_line(error)}") from None
+            raise DataError(f"the chat template refuses turns of {roles}: {_first_line(error)}") from None
         return str(text)
 
     @cached_property
@@ -185,7 +185,7 @@ class Chat:
             first, last = self._added.get(opening), self._added.get(closing)
             if last in ids:
                 return ids[ids.index(last) + 1 :]
-            if last is not None and (first in ids[:THOUGHT_STARTS] or self._thought_begun == opening):
+            if last is not None and (first in ids[:_THOUGHT_STARTS] or self._thought_begun == opening):
                 return []  # a thought that never ended
         return ids
 
@@ -227,14 +227,14 @@ class Turn(NamedTuple):
         return asking.removesuffix(self.unclosed) + self.opening
 
 
-def load_tokenizer(folder: str) -> Any:
+def _load_tokenizer(folder: str) -> Any:
     """A fast tokenizer with a chat template. Raises DataError."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise DataError(f"model {folder}: its tokenizer does not load: {first_line(error)}") from None
+        raise DataError(f"model {folder}: its tokenizer does not load: {_first_line(error)}") from None
     if not tokenizer.chat_template:
         raise DataError(f"model {folder}: its tokenizer has no chat template; give an instruction-tuned model")
     if not getattr(tokenizer, "is_fast", False):
@@ -242,7 +242,7 @@ def load_tokenizer(folder: str) -> Any:
     return tokenizer
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from emray.records import Message, Messages, Rendering
 
-THINKING = "enable_thinking"  # the argument by which templates that know thinking turn it off
-CLOCK = "strftime_now"  # what templates call for the date
+_THINKING = "enable_thinking"  # the argument by which templates that know thinking turn it off
+_CLOCK = "strftime_now"  # what templates call for the date
 THOUGHTS = (
     ("<think>", "</think>"),  # Qwen3, DeepSeek R1 and most others
     ("[THINK]", "[/THINK]"),  # Magistral
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
     ("<seed:think>", "</seed:think>"),  # Seed-OSS
 )
-MARKUP = ("think", "THINK", "<|channel|>")  # one stands in every template that knows thoughts
+_MARKUP = ("think", "THINK", "<|channel|>")  # one stands in every template that knows thoughts
 _THOUGHT = re.compile(
     "|".join(rf"\A\s*{re.escape(opening)}.*?(?:{re.escape(closing)}|\Z)" for opening, closing in THOUGHTS), re.DOTALL
 )
@@ -27,7 +27,7 @@ _THOUGHT = re.compile(
 
 def template_arguments(rendering: Rendering) -> dict[str, Any]:
     """What the template is given beside the messages; the sweep file's own arguments win."""
-    return {THINKING: rendering.reasoning == "on"} | json.loads(rendering.arguments)
+    return {_THINKING: rendering.reasoning == "on"} | json.loads(rendering.arguments)
 
 
 def with_system(messages: Messages, *, policy: str) -> Messages:
@@ -54,20 +54,20 @@ def final_text(text: str) -> str:
 
 def identity(rendering: Rendering, *, folder: Path | None) -> dict[str, Any]:
     """The parts of a rendering that decide a prompt's tokens; all of them where the template is not here to be read."""
-    template = chat_template(folder) if folder else None
+    template = _chat_template(folder) if folder else None
     given = template_arguments(rendering)
     read = {name: value for name, value in given.items() if template is None or name in template}
     parts: dict[str, Any] = {"arguments": read} if read else {}
-    if template is None or CLOCK in template:
+    if template is None or _CLOCK in template:
         parts["date"] = rendering.date
-    if template is None or any(mark in template for mark in MARKUP):
+    if template is None or any(mark in template for mark in _MARKUP):
         parts["reasoning"] = rendering.reasoning
     if rendering.system != "as_is":
         parts["system"] = rendering.system
     return parts
 
 
-def chat_template(folder: Path) -> str:
+def _chat_template(folder: Path) -> str:
     """The text of every chat template in a model's folder; empty where there is none."""
     files = [*folder.glob("chat_template*.jinja"), *folder.glob("additional_chat_templates/*.jinja")]
     texts = [path.read_text(encoding="utf-8") for path in sorted(files)]

@@ -19,13 +19,13 @@ from emray.records import USUAL_RENDERING, Rendering, key_of
 from emray.spec import HOSTED, ModelSpec
 
 # Everything that changes what a model answers; other files (README, .git) do not.
-DEFINING = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")
-HOLD_WEIGHTS = (".safetensors", ".bin")
-CHUNK = 1 << 22
+_DEFINING = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")
+_HOLD_WEIGHTS = (".safetensors", ".bin")
+_CHUNK = 1 << 22
 
 
-HUB = "hub:"  # begins the fingerprint of a hub model
-UNPINNED = "unpinned"
+_HUB = "hub:"  # begins the fingerprint of a hub model
+_UNPINNED = "unpinned"
 
 
 class BaseModel(NamedTuple):
@@ -47,7 +47,7 @@ class BaseModel(NamedTuple):
 
     @property
     def pinned(self) -> bool:
-        return not self.location.endswith(f"@{UNPINNED}")
+        return not self.location.endswith(f"@{_UNPINNED}")
 
 
 def resolve_model(model: ModelSpec, *, online: bool, earlier: Iterable[str] = ()) -> BaseModel:
@@ -65,9 +65,9 @@ def resolve_model(model: ModelSpec, *, online: bool, earlier: Iterable[str] = ()
         return BaseModel(str(folder), _folder_fingerprint(folder), model.rendering)
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
         raise DataError(f"no model at {path}; give a folder, a hub id (org/name) or toy")
-    pin = next((told.rpartition("@")[2] for told in earlier if told.startswith(f"{HUB}{path}@")), None)
-    revision = model.revision or pin or _cached_revision(path) or (_hub_revision(path) if online else UNPINNED)
-    return BaseModel(f"{path}@{revision}", f"{HUB}{path}@{revision}", model.rendering)
+    pin = next((told.rpartition("@")[2] for told in earlier if told.startswith(f"{_HUB}{path}@")), None)
+    revision = model.revision or pin or _cached_revision(path) or (_hub_revision(path) if online else _UNPINNED)
+    return BaseModel(f"{path}@{revision}", f"{_HUB}{path}@{revision}", model.rendering)
 
 
 def hosted_name(location: str) -> str | None:
@@ -92,7 +92,7 @@ def tokenizer_folder(location: str, *, online: bool) -> str:
         return location
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = [f"*{suffix}" for suffix in DEFINING if suffix not in HOLD_WEIGHTS]
+    wanted = [f"*{suffix}" for suffix in _DEFINING if suffix not in _HOLD_WEIGHTS]
     try:
         return _folder_of(location, only=wanted, online=online)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -133,7 +133,7 @@ def _hub_revision(hub_id: str) -> str:
 
 
 def _folder_fingerprint(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in DEFINING)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _DEFINING)
     if not any(path.name == "config.json" for path in files):
         raise DataError(f"no model in {folder}: it has no config.json")
     return "folder:" + key_of("model", {path.name: _file_digest(path) for path in files})
@@ -144,7 +144,7 @@ def _file_digest(path: Path) -> str:
     stat = path.stat()
     identity = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
     cache = _cache_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
-    if stat.st_size < CHUNK:
+    if stat.st_size < _CHUNK:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     if cache.exists():
         return str(json.loads(cache.read_text())["sha256"])

@@ -4,6 +4,7 @@ Not for reading or writing them (store/). The invariant: a key is a content hash
 nothing about how it was computed, so equal keys mean interchangeable results.
 """
 
+from emray.records.jobs import Answerer, GenerationTask, TrainJob, Weights
 from emray.records.keys import (
     KEY_LENGTH,
     adapter_key,
@@ -36,7 +37,6 @@ from emray.records.nouns import (
     Rendering,
 )
 from emray.records.schemas import GENERATION_SCHEMA, VERDICT_SCHEMA
-from emray.records.work import Answerer, GenerationTask, TrainJob, Weights
 
 __all__ = [
     "GENERATION_SCHEMA",

@@ -1,6 +1,6 @@
 """The nouns of a sweep as plain values: arms and conditions, cells, prompts, and how things ended.
 
-Not for keys (keys.py), work (work.py) or tables (schemas.py), nor for reading or writing (store/). The invariant: all
+Not for keys (keys.py), work (jobs.py) or tables (schemas.py), nor for reading or writing (store/). The invariant: all
 are frozen and picklable, and carry their key with them.
 """
 

@@ -19,20 +19,20 @@ from emray.store import Kind, Store
 
 TRAIN, GENERATE, JUDGE = STAGES[:3]
 
-Work = TypeVar("Work")
+_Work = TypeVar("_Work")
 
 
-class Stage(Protocol[Work]):
+class Stage(Protocol[_Work]):
     """One stage of one plan."""
 
     @property
     def name(self) -> str: ...
 
-    def missing(self, store: Store) -> Iterable[Work]:
+    def missing(self, store: Store) -> Iterable[_Work]:
         """What can be done by now and is not in the store, piece by piece as it is walked."""
         ...
 
-    def run(self, work: Iterable[Work], context: Context) -> None:
+    def run(self, work: Iterable[_Work], context: Context) -> None:
         """Do it, within an initialised Ray; results are in the store when this returns."""
         ...
 
