@@ -1,7 +1,7 @@
 """Batches of chat completions: `/v1/batches`, from the JSONL that was uploaded to the files of results and errors.
 
-Not for files (uploads.py) or for completing (completions.py). The invariant: every line of a batch that was accepted ends
-as one line of the output or the error file, unless the batch was cancelled first; and it is served at most once.
+Not for files (uploads.py) or for completing (completions.py). The invariant: every line of a batch that was accepted
+ends as one line of the output or the error file, unless the batch was cancelled first; and it is served at most once.
 """
 
 import asyncio
