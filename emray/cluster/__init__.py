@@ -14,10 +14,11 @@ from emray.cluster.attempts import Attempts, Cause, FailedTry
 from emray.cluster.connect import connected
 from emray.cluster.hardware import ON_CPU, Hardware, NoGpuHere, declare, device_here
 from emray.cluster.sharing import check_shared
-from emray.cluster.supply import live_nodes
+from emray.cluster.supply import ON_HEAD, live_nodes
 
 __all__ = [
     "ON_CPU",
+    "ON_HEAD",
     "Attempts",
     "Cause",
     "FailedTry",

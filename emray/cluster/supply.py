@@ -24,6 +24,9 @@ MONITOR = "monitor.py"  # the file that Ray runs its autoscaler from
 CONFIG, GCS = "--autoscaling-config=", "--gcs-address="  # two of its arguments
 LOOK_S = 60.0  # for a worker on the head to start and look around
 
+# Options of a task or actor on the head node: without it there is no cluster, all others may go.
+ON_HEAD: Any = MappingProxyType({"num_cpus": 0, "resources": {HEAD: 0.001}})
+
 Amounts = Mapping[str, float]  # by Ray's resource names
 
 
@@ -79,7 +82,7 @@ def supply() -> Supply:
     import ray
 
     if ray.util.client.ray.is_connected():  # by ray://: only a node of the cluster can look
-        return ray.get(ray.remote(supply).options(num_cpus=0, resources={HEAD: 0.001}).remote())
+        return ray.get(ray.remote(supply).options(**ON_HEAD).remote())
     now = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Supply(now, _reported() or _on_the_head())
 
@@ -158,7 +161,7 @@ def _on_the_head() -> Limits:
     node = ray._private.worker._global_node
     if node is not None and node.is_head():  # this process started it, for itself
         return Limits((), Autoscaler.NONE)
-    look = ray.remote(limits_here).options(num_cpus=0, resources={HEAD: 0.001}, max_retries=0)
+    look = ray.remote(limits_here).options(**ON_HEAD, max_retries=0)
     try:
         return ray.get(look.remote(ray.get_runtime_context().gcs_address), timeout=LOOK_S)
     except ray.exceptions.RayError:

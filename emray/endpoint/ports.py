@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from emray.cluster import ON_HEAD
 from emray.endpoint.limiter import Grant, Limiter, Report
 
 NAMESPACE = "emray"
@@ -188,6 +189,6 @@ def limiter_actor(name: str, limits: Limits) -> Any:
     import ray
 
     body = ray.remote(LimiterActor).options(
-        name=name, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", num_cpus=0, max_concurrency=10_000
+        name=name, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", max_concurrency=10_000, **ON_HEAD
     )
     return body.remote(limits)

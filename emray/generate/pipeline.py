@@ -17,7 +17,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from emray.cluster import ON_CPU, Hardware, live_nodes
+from emray.cluster import ON_CPU, ON_HEAD, Hardware, live_nodes
 from emray.context import Context
 from emray.endpoint.client import credentials
 from emray.errors import EmrayError, StageError
@@ -115,7 +115,7 @@ def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Cont
     blocks = pack(tasks, samples_per_block=_samples_per_block(spec))
     config = _engine_config(blocks, spec=spec, context=context, gpu=hardware.gpu)
     _quiet()
-    attempts = ray.remote(BlockAttempts).options(num_cpus=0).remote(most=MAX_ATTEMPTS, nodes=live_nodes)
+    attempts = ray.remote(BlockAttempts).options(**ON_HEAD).remote(most=MAX_ATTEMPTS, nodes=live_nodes)
     source = ray.data.from_arrow([as_table(number, block) for number, block in enumerate(blocks)])
     calls = CONCURRENT_CALLS[config.engine]
     rows = source.map_batches(
