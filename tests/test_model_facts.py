@@ -3,6 +3,7 @@
 import pytest
 import transformers
 
+from emray.errors import DataError
 from emray.model.facts import attention, can_pack, context, shape_from_config
 
 TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -16,6 +17,13 @@ def test_a_composite_configuration_is_read_by_its_text_part() -> None:
     shape = shape_from_config(GEMMA3.to_dict())
     assert (shape.hidden, shape.num_layers, shape.vocabulary) == (32, 2, 300)
     assert shape == shape_from_config(GEMMA3.get_text_config().to_dict())
+
+
+def test_a_context_is_found_under_its_other_names_or_asked_for() -> None:
+    assert context(transformers.GPT2Config(n_positions=99)) == 99
+    assert context(transformers.MptConfig(max_seq_len=98)) == 98
+    with pytest.raises(DataError, match="this bloom model lacks max_position_embeddings"):
+        context(transformers.BloomConfig())
 
 
 def test_a_composite_model_with_windows_is_not_packed() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from emray.errors import DataError
+
 
 class ModelShape(NamedTuple):
     """The sizes of a decoder that decide its cost."""
@@ -74,8 +76,14 @@ def num_parameters(location: str) -> float:
 
 
 def context(config: Any) -> int:
-    """Tokens that a model takes, prompt and answer together, by its transformers configuration."""
-    return int(config.get_text_config().max_position_embeddings)
+    """Tokens that a model takes, prompt and answer together, by its transformers configuration. Raises DataError."""
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if getattr(text, name, None):
+            return int(getattr(text, name))
+    raise DataError(
+        f"the config.json of this {text.model_type} model lacks max_position_embeddings: its context; add it"
+    )
 
 
 def attention(config: Any) -> str | None:

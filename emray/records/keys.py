@@ -3,8 +3,8 @@
 Not for what they name (nouns.py). The invariant: a key is a content hash of what *defines* a result and of nothing
 about how it was computed, so equal keys mean interchangeable results. Unstable values raise.
 
-    adapter key     model fingerprint, digest of the training rows, hyper-parameters, seed
-    prompt key      the chat messages (the chat template is part of the model's fingerprint)
+    adapter key     model identity, digest of the training rows, hyper-parameters, seed
+    prompt key      the chat messages (how they are rendered is part of the model's identity)
     generation key  adapter key, prompt key, sampling settings, sample index
     verdict key     judge model, canonical request   (two equal answers share one verdict key: asked once)
     asked           the question's wording, the rubric   (what a verdict was about, beside the answer)
