@@ -45,7 +45,7 @@ def main() -> None:
 def emray(settings: Settings, prompts: Answers) -> Work:
     """This project: one worker, its limiter shared through Ray when there are several."""
     from emray.endpoint.asking import Endpoint, Terms
-    from emray.endpoint.ports import ClusterPort, LimiterPort, Limits, LocalPort
+    from emray.endpoint.ports import ClusterPort, LimiterPort, LocalPort, RateLimits
     from emray.endpoint.reply import Request
     from emray.endpoint.worker import Worker
     from emray.judge.tasks import canonical_request, follow_up
@@ -61,7 +61,7 @@ def emray(settings: Settings, prompts: Answers) -> Work:
         max_tokens=settings["max_tokens"],
         max_in_flight=settings["in_flight"],
     )
-    limits = Limits(spec.rpm, spec.tpm, spec.max_in_flight)
+    limits = RateLimits(spec.rpm, spec.tpm, spec.max_in_flight)
 
     def port() -> LimiterPort:
         if not settings["ray_address"]:

@@ -11,7 +11,7 @@ import pytest
 from emray.endpoint.asker import Asker, Size, Timeouts, TokenEstimates
 from emray.endpoint.client import CallFailed, ChatClient, Failure, api_key, read_completion
 from emray.endpoint.pacing import Pacer
-from emray.endpoint.ports import Limits, LocalPort
+from emray.endpoint.ports import LocalPort, RateLimits
 from emray.endpoint.reply import Answer, Reply, Request
 from emray.errors import EndpointUnreachable, StageError, UserError
 from emray.localapi import Faults, serving
@@ -31,7 +31,7 @@ def with_asker(base_url: str | None, spec: EndpointSpec, use: Callable[[Asker], 
 
     async def main() -> Any:
         client = ChatClient(spec, base_url=base_url)
-        pacer = Pacer(LocalPort(Limits(spec.rpm, spec.tpm, spec.max_in_flight)))
+        pacer = Pacer(LocalPort(RateLimits(spec.rpm, spec.tpm, spec.max_in_flight)))
         try:
             return await use(Asker(client, pacer, spec))
         finally:

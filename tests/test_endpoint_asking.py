@@ -9,7 +9,7 @@ import pytest
 from emray.endpoint.asking import Asking, Endpoint
 from emray.endpoint.batch.asking import BatchAsking
 from emray.endpoint.journal import Replay, read_journal
-from emray.endpoint.ports import Limits, LocalPort
+from emray.endpoint.ports import LocalPort, RateLimits
 from emray.endpoint.reply import Answer, Request
 from emray.endpoint.worker import Worker
 from emray.errors import StageError
@@ -33,7 +33,7 @@ def request(number: int, model: str = MODEL) -> Request:
 
 
 def online(store: Store, server: LocalServer) -> Worker:
-    limits = Limits(None, None, 16)
+    limits = RateLimits(None, None, 16)
     return Worker(Endpoint(SPEC, MODEL, server.base_url), store=store, port=lambda: LocalPort(limits))
 
 

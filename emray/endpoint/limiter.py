@@ -207,7 +207,7 @@ class Quantity:
 
 
 @dataclass
-class _Worker:
+class _Lessee:
     seen_s: float
     granted: int = 0
     finished: int = 0
@@ -224,7 +224,7 @@ class Limiter:
         self.paused_until_s = -math.inf
         self.last_cut_s = -math.inf
         self.num_cuts = 0
-        self.workers: dict[str, _Worker] = {}
+        self.workers: dict[str, _Lessee] = {}
         self.waiting: OrderedDict[str, tuple[float, ...]] = OrderedDict()
         self._advanced_s = now_s
         self._untouched = True
@@ -361,8 +361,8 @@ class Limiter:
             self._throughput = self._finished_since / elapsed
             self._finished_since, self._throughput_s = 0, now_s
 
-    def _seen(self, worker: str, now_s: float) -> _Worker:
-        entry = self.workers.setdefault(worker, _Worker(now_s))
+    def _seen(self, worker: str, now_s: float) -> _Lessee:
+        entry = self.workers.setdefault(worker, _Lessee(now_s))
         entry.seen_s = now_s
         return entry
 

@@ -17,7 +17,7 @@ import ray.exceptions
 from emray.endpoint.asking import Endpoint, Terms
 from emray.endpoint.client import api_key, credentials
 from emray.endpoint.journal import read_journal
-from emray.endpoint.ports import ClusterPort, Limits, limiter_name
+from emray.endpoint.ports import ClusterPort, RateLimits, limiter_name
 from emray.endpoint.reply import Answer, Request
 from emray.endpoint.worker import Worker, batches_at_once
 from emray.errors import StageError
@@ -48,7 +48,7 @@ def cluster_port(endpoint: Endpoint) -> ClusterPort:
     spec, base_url = endpoint.spec, endpoint.base_url
     where = base_url or os.environ.get("OPENAI_BASE_URL") or "openai"
     name = limiter_name(where, account=api_key(spec, base_url=base_url), model=endpoint.model)
-    return ClusterPort(name, Limits(spec.rpm, spec.tpm, spec.max_in_flight))
+    return ClusterPort(name, RateLimits(spec.rpm, spec.tpm, spec.max_in_flight))
 
 
 class KeyOwner:

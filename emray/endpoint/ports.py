@@ -20,7 +20,7 @@ IDLE_EXIT_S = 60.0  # a limiter nobody talks to leaves the cluster
 LEASE_WAIT_S = 5.0  # longest silence of one `lease` call; the caller asks again
 
 
-class Limits(NamedTuple):
+class RateLimits(NamedTuple):
     """What the limiter is told."""
 
     rpm: float | None
@@ -45,7 +45,7 @@ class LimiterPort(Protocol):
 class Turnstile:
     """A limiter with waiting callers, on one event loop."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RateLimits) -> None:
         self._clock = time.monotonic
         self._limiter = Limiter(rpm=limits.rpm, tpm=limits.tpm, max_in_flight=limits.max_in_flight, now_s=self._clock())
         self._waiting: dict[str, asyncio.Future[Grant]] = {}
@@ -100,7 +100,7 @@ class Turnstile:
 class LocalPort:
     """A limiter of this process alone."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RateLimits) -> None:
         self._turnstile = Turnstile(limits)
 
     async def lease(self, needs: Sequence[float], report: Report) -> Grant | None:
@@ -116,7 +116,7 @@ class LocalPort:
 class LimiterActor:
     """The body of the Ray actor; leaves the cluster when idle."""
 
-    def __init__(self, limits: Limits, idle_exit_s: float = IDLE_EXIT_S) -> None:
+    def __init__(self, limits: RateLimits, idle_exit_s: float = IDLE_EXIT_S) -> None:
         self._turnstile, self._idle_exit_s = Turnstile(limits), idle_exit_s
         self._touched_s = time.monotonic()
         self._watch = asyncio.get_running_loop().create_task(self._leave_when_idle())
@@ -152,7 +152,7 @@ class LimiterActor:
 class ClusterPort:
     """The cluster's limiter for one endpoint, account and model; started by whoever asks first."""
 
-    def __init__(self, name: str, limits: Limits) -> None:
+    def __init__(self, name: str, limits: RateLimits) -> None:
         self._name, self._limits = name, limits
         self._worker = uuid.uuid4().hex
         self._actor = limiter_actor(name, limits)
@@ -184,7 +184,7 @@ def limiter_name(base_url: str, *, account: str, model: str) -> str:
     return f"limiter-{digest}"
 
 
-def limiter_actor(name: str, limits: Limits) -> Any:
+def limiter_actor(name: str, limits: RateLimits) -> Any:
     """The named actor, made if it is not there. It outlives its first driver, since others may share it."""
     import ray
 

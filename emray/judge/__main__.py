@@ -40,7 +40,7 @@ Run the same command again after a crash: only what has no reply is sent. The la
 """
 
 
-class Prompt(NamedTuple):
+class PromptLine(NamedTuple):
     """One line of the file."""
 
     id: str
@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     return {"prompts": len(prompts), "asked": asked, "wall_s": round(wall_s, 3), "requests_per_s": rate, **outcomes}
 
 
-def read_prompts(path: Path) -> Iterator[Prompt]:
+def read_prompts(path: Path) -> Iterator[PromptLine]:
     """Prompts of a JSONL file. Raises DataError naming file and line."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -101,7 +101,7 @@ def read_prompts(path: Path) -> Iterator[Prompt]:
             yield _prompt(line, number, where=f"{path}:{number}")
 
 
-def _prompt(line: str, number: int, *, where: str) -> Prompt:
+def _prompt(line: str, number: int, *, where: str) -> PromptLine:
     try:
         row = json.loads(line)
     except ValueError:
@@ -112,14 +112,14 @@ def _prompt(line: str, number: int, *, where: str) -> Prompt:
     if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
         raise DataError(f"{where}: needs a prompt (a text) or messages (a list of role and content, both texts)")
     turns = tuple(Message(message["role"], message["content"]) for message in messages)
-    return Prompt(str(row.get("id", number)), turns)
+    return PromptLine(str(row.get("id", number)), turns)
 
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("role", "content"))
 
 
-def _tasks(prompts: Sequence[Prompt], spec: JudgeSpec) -> list[JudgeTask]:
+def _tasks(prompts: Sequence[PromptLine], spec: JudgeSpec) -> list[JudgeTask]:
     """One task a prompt. Raises DataError for an id that stands twice."""
     repeated = [name for name, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
     if repeated:

@@ -19,7 +19,7 @@ from emray.endpoint.batch.queue import BatchQueue
 from emray.endpoint.batch.rounds import Decided, Rounds
 from emray.endpoint.batch.submission import refuse_what_is_under_way
 from emray.endpoint.journal import compact, read_journal
-from emray.endpoint.ports import Limits, LocalPort
+from emray.endpoint.ports import LocalPort, RateLimits
 from emray.endpoint.prices import price_of
 from emray.endpoint.reply import Answer, Reply, Request
 from emray.endpoint.worker import BATCH, Worker, batches_at_once
@@ -60,7 +60,7 @@ def run(
     runs = []
     for number, judge in enumerate(judges(spec)):
         url = base_url if number == 0 or judge.base_url in (None, TOY) else judge.base_url
-        runs.append(_Run(judge, url, context, alone))
+        runs.append(_JudgeTurn(judge, url, context, alone))
     for window in _windows(tasks, spec=spec):
         for number, run in enumerate(runs):
             mine = [task for task in window if task.judge == number]
@@ -75,7 +75,7 @@ def _windows(tasks: Iterable[JudgeTask], *, spec: JudgeSpec) -> Iterator[Sequenc
         yield window
 
 
-class _Run(NamedTuple):
+class _JudgeTurn(NamedTuple):
     """One judge's turn."""
 
     spec: JudgeSpec
@@ -112,7 +112,7 @@ class _Run(NamedTuple):
         self, requests: Sequence[JudgeRequest], known: Mapping[str, Reply], budget_usd: float | None
     ) -> Iterator[BatchResult]:
         """Judge in this process; yields as batches finish."""
-        limits = Limits(self.spec.rpm, self.spec.tpm, self.spec.max_in_flight)
+        limits = RateLimits(self.spec.rpm, self.spec.tpm, self.spec.max_in_flight)
         terms = Terms(budget_usd, follow_up(self.spec))
         worker = Worker(self.endpoint, store=self.store, port=lambda: LocalPort(limits), known=known, terms=terms)
         judge = partial(judge_batch, ask=worker.answers, store=self.store, judge=Judge.of(self.spec))

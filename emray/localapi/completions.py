@@ -26,7 +26,7 @@ class BadRequest(Exception):
         return error_json(str(self), "invalid_request_error", self.code, self.param)
 
 
-class Call(NamedTuple):
+class ChatCall(NamedTuple):
     """One chat completion that was asked for, its reply already known."""
 
     body: dict[str, Any]
@@ -42,13 +42,13 @@ class Call(NamedTuple):
         return self.prompt_tokens + self.completion_tokens
 
 
-def understand(body: Any, *, api_key: str, config: ServerConfig, responder: Responder) -> Call:
+def understand(body: Any, *, api_key: str, config: ServerConfig, responder: Responder) -> ChatCall:
     """Check a request and compute its reply. Raises BadRequest."""
     checked = check_chat_body(body)
     _check_model(checked["model"], config)
     limit = checked.get("max_completion_tokens") or checked.get("max_tokens")
     kept, finish_reason = _cut_to(responder(checked["messages"]), limit)
-    return Call(
+    return ChatCall(
         checked,
         body_digest(checked),
         api_key,
@@ -110,7 +110,7 @@ def _cut_to(text: str, max_tokens: int | None) -> tuple[str, str]:
     return text[: 4 * max_tokens], "length"
 
 
-def completion_json(call: Call, *, digits: str = "whole", refused: bool = False) -> dict[str, Any]:
+def completion_json(call: ChatCall, *, digits: str = "whole", refused: bool = False) -> dict[str, Any]:
     """The body of a chat completion; `digits` says how its tokens spell numbers, for logprobs."""
     message = {"role": "assistant", "content": call.text, "refusal": None}
     if refused:

@@ -17,11 +17,11 @@ from typing import Any
 
 from aiohttp import web
 
-from emray.localapi.batches import BatchDesk
+from emray.localapi.batch_desk import BatchDesk
 from emray.localapi.chance import Chances, draws
 from emray.localapi.completions import (
     BadRequest,
-    Call,
+    ChatCall,
     body_digest,
     completion_json,
     error_json,
@@ -145,7 +145,7 @@ class LocalApi:
         return api_key
 
     async def _admit_and_answer(
-        self, request: web.Request, call: Call, repetition: int, started_s: float
+        self, request: web.Request, call: ChatCall, repetition: int, started_s: float
     ) -> tuple[web.StreamResponse, str]:
         """The response and the name it is counted under."""
         fault, delay_s = self._draw(call.digest, repetition)
@@ -196,7 +196,9 @@ class LocalApi:
         message = f"Rate limit reached. Please try again in {admission.wait_s:.3f}s."
         return _error(429, message, "requests", "rate_limit_exceeded", headers)
 
-    async def _fail(self, request: web.Request, fault: str, call: Call, headers: dict[str, str]) -> web.StreamResponse:
+    async def _fail(
+        self, request: web.Request, fault: str, call: ChatCall, headers: dict[str, str]
+    ) -> web.StreamResponse:
         """The response of a fault; a hang ends when the client goes away."""
         if fault == "error_500":
             return _error(500, "The server had an error.", "server_error", None, headers)

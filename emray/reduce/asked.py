@@ -23,14 +23,14 @@ OURS, EARLIER = -1, 0  # of the plan's judge; of one that the plan no longer ask
 _NO_KEY = "0" * KEY_LENGTH
 
 
-class Asked(NamedTuple):
+class PlanAsks(NamedTuple):
     """What the plan asks its judges."""
 
     judge_keys: list[str]
     asked: list[dict[Metric, Numbers]]  # per judge, by metric: the key of what is asked, by index of the prompt
 
     @classmethod
-    def of(cls, study: Study) -> "Asked":
+    def of(cls, study: Study) -> "PlanAsks":
         specs, known = judges(study.sweep.judge), inquiries(study.questions, study.prompts)
         of_prompt = [known[prompt_text(prompt.messages)] for prompt in study.prompts]
         numbers = {}

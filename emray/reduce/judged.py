@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emray.errors import StoreError
 from emray.records import Metric, Outcome
-from emray.reduce.asked import EARLIER, OURS, Asked
+from emray.reduce.asked import EARLIER, OURS, PlanAsks
 from emray.reduce.study import Study
 from emray.reduce.wanted import Numbers, Wanted, key_numbers
 from emray.stats.arrays import Floats, Ints, Mask
@@ -106,7 +106,7 @@ class _Rows(NamedTuple):
 def read_verdicts(store: Store, wanted: Wanted, study: Study) -> Verdicts:
     """Read every part once."""
     slots = {metric: _Slots(len(wanted.group)) for metric in Metric}
-    plan = Asked.of(study)
+    plan = PlanAsks.of(study)
     opinions: list[Opinions] = [_NO_OPINIONS]
     names: set[str] = set()
     num_earlier = 0

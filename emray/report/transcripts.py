@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from emray.records import Cell, Condition, Metric, Outcome
-from emray.reduce.asked import OURS, Asked
+from emray.reduce.asked import OURS, PlanAsks
 from emray.reduce.study import Study
 from emray.reduce.wanted import Wanted, key_numbers
 from emray.store import Kind, Store
@@ -97,7 +97,7 @@ def _read(store: Store, study: Study, wanted: Wanted, chosen: Numbers) -> dict[i
 
 def _marks(store: Store, study: Study, wanted: Wanted, chosen: Numbers) -> dict[tuple[int, str], Mark]:
     """The verdict of the plan's judge by answer and metric."""
-    asked = Asked.of(study)
+    asked = PlanAsks.of(study)
     marks: dict[tuple[int, str], Mark] = {}
     columns = ["generation", "metric", "outcome", "score", "reply", "asked", "judge_key"]
     for part in store.iter_parts(Kind.VERDICTS, columns=columns):

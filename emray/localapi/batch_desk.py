@@ -19,7 +19,7 @@ from aiohttp import web
 from emray.localapi.chance import Chances, draws
 from emray.localapi.completions import (
     BadRequest,
-    Call,
+    ChatCall,
     check_chat_body,
     completion_json,
     count_prompt_tokens,
@@ -55,7 +55,7 @@ class Status(StrEnum):
 _ENDS = (Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED)
 
 
-class Line(NamedTuple):
+class BatchLine(NamedTuple):
     """One request of a batch."""
 
     custom_id: str
@@ -78,7 +78,7 @@ class Batch:
     enqueued_tokens: int = 0  # prompt tokens that count against the cap until the batch ends
     errors: list[dict[str, Any]] = field(default_factory=list)
     total: int = 0
-    calls: list[tuple[str, Call]] = field(default_factory=list)  # served, by custom_id
+    calls: list[tuple[str, ChatCall]] = field(default_factory=list)  # served, by custom_id
     failures: list[dict[str, Any]] = field(default_factory=list)  # lines of the error file
     output_file_id: str | None = None
     error_file_id: str | None = None
@@ -130,7 +130,7 @@ class Batch:
 class Understand(Protocol):
     """A completion's body and its owner in, its reply out; raises BadRequest."""
 
-    def __call__(self, body: Any, *, api_key: str) -> Call: ...
+    def __call__(self, body: Any, *, api_key: str) -> ChatCall: ...
 
 
 class BatchDesk:
@@ -232,7 +232,7 @@ class BatchDesk:
             batch.reach(Status.FAILED)
         self._stats().batches[str(batch.status)] += 1
 
-    def _validate(self, batch: Batch, content: bytes, number: int) -> list[Line]:
+    def _validate(self, batch: Batch, content: bytes, number: int) -> list[BatchLine]:
         """The lines of the input, or `batch.errors`."""
         lines, batch.errors = _read_lines(content, rules=self._rules)
         if batch.errors:
@@ -259,7 +259,7 @@ class BatchDesk:
         batch.total, batch.enqueued_tokens = len(lines), 0 if batch.errors else need
         return lines
 
-    async def _serve_all(self, batch: Batch, lines: Sequence[Line], *, started_s: float) -> Status:
+    async def _serve_all(self, batch: Batch, lines: Sequence[BatchLine], *, started_s: float) -> Status:
         """Serve line after line at the batch's pace until the end, the window's end or a cancellation."""
         first_s, pace, end = self._clock(), self._rules.lines_per_s, Status.COMPLETED
         for number, line in enumerate(lines):
@@ -276,7 +276,7 @@ class BatchDesk:
                 batch.failures.append(_result(line, error={"code": "batch_expired", "message": message}))
         return end
 
-    def _serve(self, batch: Batch, line: Line) -> bool:
+    def _serve(self, batch: Batch, line: BatchLine) -> bool:
         """Serve one line, well or badly; False when it is left to expire."""
         stats = self._stats()
         try:
@@ -301,8 +301,8 @@ class BatchDesk:
     def _write_files(self, batch: Batch) -> None:
         """The output and the error file, in an order of their own."""
         done = [
-            _result(Line(custom_id, None), response=_response(200, completion_json(call, digits=self._config.digits)))
-            for custom_id, call in batch.calls
+            _result(BatchLine(name, None), response=_response(200, completion_json(call, digits=self._config.digits)))
+            for name, call in batch.calls
         ]
         batch.output_file_id = self._write(batch, done, "output")
         batch.error_file_id = self._write(batch, batch.failures, "error")
@@ -317,7 +317,7 @@ class BatchDesk:
         return self._files.add(content, api_key=batch.api_key, filename=name, purpose="batch_output").id
 
 
-def _read_lines(content: bytes, *, rules: BatchRules) -> tuple[list[Line], list[dict[str, Any]]]:
+def _read_lines(content: bytes, *, rules: BatchRules) -> tuple[list[BatchLine], list[dict[str, Any]]]:
     """The lines of an input file, or what is wrong with them (OpenAI's codes; lines count from 1)."""
     raw = content.removesuffix(b"\n").split(b"\n")
     if not content.strip():
@@ -325,7 +325,7 @@ def _read_lines(content: bytes, *, rules: BatchRules) -> tuple[list[Line], list[
     if len(raw) > rules.max_requests:
         message = f"The file holds {len(raw):,} requests; {rules.max_requests:,} are allowed."
         return [], [_complaint("too_many_tasks", message)]
-    lines: list[Line] = []
+    lines: list[BatchLine] = []
     errors: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number, text in enumerate(raw, start=1):
@@ -341,7 +341,7 @@ def _read_lines(content: bytes, *, rules: BatchRules) -> tuple[list[Line], list[
     return lines, errors
 
 
-def _line(text: bytes, seen: set[str], *, model: str | None) -> Line:
+def _line(text: bytes, seen: set[str], *, model: str | None) -> BatchLine:
     """One request of the input. Raises BadRequest; what is wrong with its messages shows when it is served."""
     try:
         row = json.loads(text)
@@ -362,7 +362,7 @@ def _line(text: bytes, seen: set[str], *, model: str | None) -> Line:
         raise BadRequest("Missing required parameter: 'model'.", code="missing_required_parameter", param="body.model")
     if model not in (None, row["body"]["model"]):
         raise BadRequest("A batch is for one model.", code="model_mismatch", param="body.model")
-    return Line(row["custom_id"], row["body"])
+    return BatchLine(row["custom_id"], row["body"])
 
 
 def _order(body: Any) -> dict[str, Any]:
@@ -402,7 +402,7 @@ def _place(seed: int, custom_id: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{custom_id}".encode(), digest_size=8).digest()
 
 
-def _result(line: Line, *, response: Any = None, error: Any = None) -> dict[str, Any]:
+def _result(line: BatchLine, *, response: Any = None, error: Any = None) -> dict[str, Any]:
     """A line of an output or error file."""
     name = f"batch_req_{secrets.token_hex(12)}"
     return {"id": name, "custom_id": line.custom_id, "response": response, "error": error}
