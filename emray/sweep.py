@@ -101,7 +101,7 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
     with _only_sweep_in(store), ExitStack() as resources:
         store.settle()  # what a killed run left in many parts
         services = Services(resources, store=store, address=arguments.address)
-        _run_rounds(_Command(plan, arguments.until, store, services, console), first)
+        _run_until_enough(_Command(plan, arguments.until, store, services, console), first)
     return 0
 
 
@@ -115,8 +115,8 @@ class _Command(NamedTuple):
     console: Console
 
 
-def _run_rounds(command: _Command, first: Plan) -> None:
-    """Run the stages; while the reducer of an adaptive sweep asks for more seeds, plan them and run another round."""
+def _run_until_enough(command: _Command, first: Plan) -> None:
+    """Run the stages; while the reducer of an adaptive sweep asks for more seeds, plan them and run again."""
     plan, until, store, services, console = command
     current, did = first, False
     while True:

@@ -2,7 +2,7 @@
 
 from emray.cluster.attempts import VERDICT_S, Attempts, Cause, FailedTry
 from emray.errors import StageError
-from emray.generate.attempts import BlockAttempts, Tally
+from emray.generate.block_attempts import BlockAttempts, BlockTally
 
 
 class World:
@@ -94,5 +94,5 @@ def test_a_finished_block_that_ray_repeats_is_counted_once():
     blocks = World("a").blocks(most=1)
     for _ in range(3):
         assert not blocks.begin(0, "a").exhausted
-        blocks.finish(0, Tally(num_answers=5, num_tokens=50))
-    assert blocks.tally() == Tally(num_answers=5, num_tokens=50)
+        blocks.finish(0, BlockTally(num_answers=5, num_tokens=50))
+    assert blocks.tally() == BlockTally(num_answers=5, num_tokens=50)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from emray.cluster.hardware import Hardware, decide, device_here
-from emray.cluster.supply import Autoscaler, Limits, NodeKind, Supply, limits_of
+from emray.cluster.supply import Autoscaler, ClusterLimits, NodeKind, Supply, limits_of
 from emray.errors import EmrayError, SpecError
 from emray.spec import ResourcesSpec
 
@@ -17,12 +17,12 @@ HEAD = {"CPU": 8.0}
 L40S = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
 H100 = {"CPU": 96.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
 
-LAPTOP = Supply((HEAD,), Limits((), Autoscaler.NONE))
-WORKSTATION = Supply((L40S,), Limits((), Autoscaler.NONE))
-GROWING = Supply((HEAD,), Limits((NodeKind(HEAD, 1), NodeKind(L40S, 4)), Autoscaler.READ))
-GROWING_CPUS = Supply((HEAD,), Limits((NodeKind(HEAD, 1), NodeKind({"CPU": 16}, 4)), Autoscaler.READ))
-MIXED = Supply((HEAD, L40S), Limits((NodeKind(L40S, 4), NodeKind(H100, 2)), Autoscaler.READ))
-OPAQUE = Supply((HEAD,), Limits((), Autoscaler.UNKNOWN))
+LAPTOP = Supply((HEAD,), ClusterLimits((), Autoscaler.NONE))
+WORKSTATION = Supply((L40S,), ClusterLimits((), Autoscaler.NONE))
+GROWING = Supply((HEAD,), ClusterLimits((NodeKind(HEAD, 1), NodeKind(L40S, 4)), Autoscaler.READ))
+GROWING_CPUS = Supply((HEAD,), ClusterLimits((NodeKind(HEAD, 1), NodeKind({"CPU": 16}, 4)), Autoscaler.READ))
+MIXED = Supply((HEAD, L40S), ClusterLimits((NodeKind(L40S, 4), NodeKind(H100, 2)), Autoscaler.READ))
+OPAQUE = Supply((HEAD,), ClusterLimits((), Autoscaler.UNKNOWN))
 
 
 def declared(supply: Supply, *, parameters: float = LARGE, **resources: object) -> Hardware:

@@ -22,3 +22,11 @@ def test_every_section_that_code_cites_is_on_the_method_page() -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_tree_in_architecture_names_every_part_and_no_other() -> None:
+    named = set(re.findall(r"^    emray/(\w+)(?:/|\.py) ", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE))
+    there = {
+        path.stem for path in (ROOT / "emray").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert named == there - {"__init__"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emray.endpoint.asking import Asking, Endpoint
-from emray.endpoint.batch.asking import BatchAsking
+from emray.endpoint.batch.transport import BatchAsking
 from emray.endpoint.journal import Replay, read_journal
 from emray.endpoint.ports import LocalPort, RateLimits
 from emray.endpoint.reply import Answer, Request

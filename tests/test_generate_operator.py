@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from emray.errors import StageError
-from emray.generate.attempts import MAX_ATTEMPTS, BlockAttempts, Tally
+from emray.generate.block_attempts import MAX_ATTEMPTS, BlockAttempts, BlockTally
 from emray.generate.engine import EngineConfig, EngineDied, Finished, Sample, SampleRequest
 from emray.generate.operator import Generator, Ledger, as_table
 from emray.records import GENERATION_SCHEMA, FinishReason, GenerationTask
@@ -75,7 +75,7 @@ def test_rows_follow_the_schema_and_carry_each_samples_seed(tmp_path: Path) -> N
     assert [rows[k]["answer"] for k in (0, 1)] == [f"hello {only.seed}", f"hello {only.seed + 1}"]
     assert json.loads(rows[1]["provenance"]) == {"engine": "echo", "version": "1", "seed": only.seed + 1}
     assert json.loads(rows[0]["prompt"]) == [["user", "hello"]]
-    assert attempts.tally() == Tally(num_answers=2, num_tokens=4, num_repeated=0)
+    assert attempts.tally() == BlockTally(num_answers=2, num_tokens=4, num_repeated=0)
 
 
 def test_what_is_passed_on_is_already_stored(tmp_path: Path) -> None:

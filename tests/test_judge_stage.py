@@ -17,10 +17,10 @@ from emray.data import Question, inquiries, make_prompts
 from emray.endpoint.journal import FOLDER, Journal
 from emray.endpoint.reply import Reply
 from emray.errors import EndpointUnreachable, StoreError
-from emray.judge.pool import judge_pool, results
 from emray.judge.stage import follow
 from emray.judge.tasks import JudgeTask, canonical_request
 from emray.judge.verdicts import BatchResult
+from emray.judge.workers import judge_pool, results
 from emray.localapi import Faults, LocalServer, serving
 from emray.localapi.server import body_digest
 from emray.records import GENERATION_SCHEMA, Condition, Message, Metric, Prompt, prompt_key, prompt_text, verdict_key

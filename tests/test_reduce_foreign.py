@@ -21,7 +21,7 @@ from emray.records import Arm, Metric
 from emray.reduce.__main__ import main
 from emray.reduce.foreign import Reading, Shape, import_results
 from emray.reduce.foreign.batch_outputs import question_of
-from emray.reduce.foreign.places import told_by
+from emray.reduce.foreign.origins import told_by
 from emray.reduce.foreign.score_tables import read_tables
 from emray.store import Kind, Store
 

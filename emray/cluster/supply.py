@@ -45,7 +45,7 @@ class NodeKind(NamedTuple):
     most: int
 
 
-class Limits(NamedTuple):
+class ClusterLimits(NamedTuple):
     """What a cluster's own settings allow."""
 
     kinds: Sequence[NodeKind]
@@ -56,7 +56,7 @@ class Supply(NamedTuple):
     """The nodes of a cluster: those there now, and what there may be at a time."""
 
     now: Sequence[Amounts]
-    limits: Limits
+    limits: ClusterLimits
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def live_nodes(bundle: Amounts = MappingProxyType({})) -> set[str]:
     }
 
 
-def limits_of(config: Mapping[str, Any]) -> Limits:
+def limits_of(config: Mapping[str, Any]) -> ClusterLimits:
     """What an autoscaler's configuration allows, as cluster.yaml is one once its provider has filled it in."""
     head, at_most = config.get("head_node_type"), config.get("max_workers", sys.maxsize)
     kinds = [
@@ -107,27 +107,27 @@ def limits_of(config: Mapping[str, Any]) -> Limits:
     ]
     known = all(kind.resources or not kind.most for kind in kinds)
     has_gpus = any(kind.resources.get("GPU") for kind in kinds)
-    return Limits(kinds, Autoscaler.READ if known or has_gpus else Autoscaler.UNKNOWN)
+    return ClusterLimits(kinds, Autoscaler.READ if known or has_gpus else Autoscaler.UNKNOWN)
 
 
-def limits_here(address: str) -> Limits:
+def limits_here(address: str) -> ClusterLimits:
     """On the head node: those of the autoscaler whose cluster's control store has this address."""
     port = address.rsplit(":", 1)[-1]
     for process in psutil.process_iter(["cmdline"]):
         words: list[str] = process.info["cmdline"] or []
         if MONITOR in map(_name, words) and (_after(GCS, words) or "").rsplit(":", 1)[-1] == port:
             return _in_file(_after(CONFIG, words))
-    return Limits((), Autoscaler.UNKNOWN)
+    return ClusterLimits((), Autoscaler.UNKNOWN)
 
 
-def _in_file(path: str | None) -> Limits:
+def _in_file(path: str | None) -> ClusterLimits:
     """A monitor without a configuration only watches."""
     if path is None:
-        return Limits((), Autoscaler.NONE)
+        return ClusterLimits((), Autoscaler.NONE)
     try:
         return limits_of(yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")))
     except OSError:  # another user's
-        return Limits((), Autoscaler.UNKNOWN)
+        return ClusterLimits((), Autoscaler.UNKNOWN)
 
 
 def _name(path: str) -> str:
@@ -142,7 +142,7 @@ def _amount(node: Amounts, resource: str, accelerator: str | None) -> float:
     return node.get(resource, 0) if accelerator is None or TYPE + accelerator in node else 0
 
 
-def _reported() -> Limits | None:
+def _reported() -> ClusterLimits | None:
     """What a managed platform has put into Ray's control store; None where nobody did."""
     import ray
 
@@ -151,18 +151,18 @@ def _reported() -> Limits | None:
         return None
     groups = [(dict(group.resources), group.max_count) for group in config.node_group_configs]
     kinds = [NodeKind(resources, sys.maxsize if most < 0 else most) for resources, most in groups]  # -1: no limit
-    return Limits(kinds, Autoscaler.READ)
+    return ClusterLimits(kinds, Autoscaler.READ)
 
 
-def _on_the_head() -> Limits:
+def _on_the_head() -> ClusterLimits:
     """Look around on the head node, by a task, since this process may be elsewhere."""
     import ray
 
     node = ray._private.worker._global_node
     if node is not None and node.is_head():  # this process started it, for itself
-        return Limits((), Autoscaler.NONE)
+        return ClusterLimits((), Autoscaler.NONE)
     look = ray.remote(limits_here).options(**ON_HEAD, max_retries=0)
     try:
         return ray.get(look.remote(ray.get_runtime_context().gcs_address), timeout=LOOK_S)
     except ray.exceptions.RayError:
-        return Limits((), Autoscaler.UNKNOWN)
+        return ClusterLimits((), Autoscaler.UNKNOWN)

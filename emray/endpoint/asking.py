@@ -2,7 +2,7 @@
 
     Worker (worker.py)              online, from this process
     Owners (pool.py)                online, from worker actors; also a server of our own (vllm_server.py)
-    BatchAsking (batch/asking.py)   by the endpoint's batch API
+    BatchAsking (batch/transport.py)   by the endpoint's batch API
     Replay (journal.py)             from the journal alone
 
 Not for limits, retries or files. The invariant: every transport keeps a reply in the journal before it gives it, under

@@ -7,7 +7,7 @@
     vllm_cpu_lora.py         its LoRA products on a CPU
     transformers_engine.py   transformers + peft, where vLLM is not
     endpoint_engine.py       any OpenAI-compatible endpoint
-    attempts.py              what became of each block, and why engines died
+    block_attempts.py        what became of each block, and why engines died
     operator.py              the class Ray Data runs in its actors: block in, rows written and passed on
     pipeline.py              Ray Data over a pool of engines
 

@@ -12,8 +12,8 @@ from functools import partial
 import openai
 
 from emray.endpoint.asking import Asking, Endpoint
-from emray.endpoint.batch.asking import BatchAsking
 from emray.endpoint.batch.submission import refuse_what_is_under_way
+from emray.endpoint.batch.transport import BatchAsking
 from emray.endpoint.journal import Replay, read_journal
 from emray.endpoint.pool import cluster_port
 from emray.endpoint.reply import Answer, Reply, Request

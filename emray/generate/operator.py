@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emray.errors import EmrayError, StageError
-from emray.generate.attempts import Attempt, Tally
+from emray.generate.block_attempts import Attempt, BlockTally
 from emray.generate.blocks import Block
 from emray.generate.engine import Adapter, Engine, EngineConfig, EngineDied, Finished, Sample, SampleRequest, one_line
 from emray.generate.starting import start
@@ -36,7 +36,7 @@ class Ledger(NamedTuple):
 
     begun: Callable[[int], int]
     begin: Callable[[int], Attempt]
-    finish: Callable[[int, Tally], None]
+    finish: Callable[[int, BlockTally], None]
     fail: Callable[[int, EmrayError], None]
 
 
@@ -75,7 +75,7 @@ class Generator:
         except EmrayError as error:
             self._ledger.fail(number, error)
             raise
-        tally = Tally(len(rows), sum(row["num_tokens"] for row in rows), attempt.number - 1)
+        tally = BlockTally(len(rows), sum(row["num_tokens"] for row in rows), attempt.number - 1)
         self._ledger.finish(number, tally)
         return pa.Table.from_pylist(rows, schema=GENERATION_SCHEMA)
 

@@ -22,7 +22,7 @@ from emray.context import Context
 from emray.endpoint.client import credentials
 from emray.errors import EmrayError, StageError
 from emray.generate import vllm_engine
-from emray.generate.attempts import MAX_ATTEMPTS, Attempt, BlockAttempts, Tally
+from emray.generate.block_attempts import MAX_ATTEMPTS, Attempt, BlockAttempts, BlockTally
 from emray.generate.blocks import Block, by_adapter, num_adapters, num_samples, pack
 from emray.generate.engine import EngineConfig, EngineName, Served, choose_engine, one_line
 from emray.generate.operator import Generator, Ledger, as_table
@@ -83,12 +83,12 @@ class Stream:
         return self.hardware.waiting() or f"starting {self.engine}"
 
     def _watch(self, advance: Advance, over: threading.Event) -> None:
-        told, started_s, ended = Tally(), time.monotonic(), False
+        told, started_s, ended = BlockTally(), time.monotonic(), False
         while not ended:
             ended = over.wait(WATCH_S)  # and then once more
             try:
-                tally: Tally = ray.get(self.attempts.tally.remote())
-                if tally == Tally():
+                tally: BlockTally = ray.get(self.attempts.tally.remote())
+                if tally == BlockTally():
                     advance(0, self._starting())
             except ray.exceptions.RayError:
                 return  # Ray is going down, which those who take the rows will hear of
@@ -208,7 +208,7 @@ def _ledger(attempts: Any) -> Ledger:
     def begin(block: int) -> Attempt:
         return ray.get(attempts.begin.remote(block, ray.get_runtime_context().get_node_id()))
 
-    def finish(block: int, tally: Tally) -> None:
+    def finish(block: int, tally: BlockTally) -> None:
         ray.get(attempts.finish.remote(block, tally))
 
     def fail(block: int, error: EmrayError) -> None:

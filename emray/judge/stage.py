@@ -1,6 +1,6 @@
 """The judge stage: journaled replies become verdicts, the rest is asked for, by a pool or by this process alone.
 
-Not for how a request is sent (emray.endpoint) or for Ray (pool.py). The invariant: requests with one key are one
+Not for how a request is sent (emray.endpoint) or for Ray (workers.py). The invariant: requests with one key are one
 request, and what the journal holds is not asked for.
 """
 
@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from emray.context import Context
 from emray.data import Inquiries
 from emray.endpoint.asking import Endpoint, Terms
-from emray.endpoint.batch.queue import BatchQueue
 from emray.endpoint.batch.rounds import Decided, Rounds
+from emray.endpoint.batch.sending import BatchQueue
 from emray.endpoint.batch.submission import refuse_what_is_under_way
 from emray.endpoint.journal import compact, read_journal
 from emray.endpoint.ports import LocalPort, RateLimits
@@ -150,7 +150,7 @@ class _JudgeTurn(NamedTuple):
         """Judge through Ray; the workers read what is `known` from the journal themselves."""
         import ray.data
 
-        from emray.judge.pool import judge_pool, results
+        from emray.judge.workers import judge_pool, results
 
         batches = _in_batches(requests, size=BATCH * self.context.resources.judge_workers)
         tables = [request_table(batch) for batch in batches]
@@ -161,7 +161,7 @@ class _JudgeTurn(NamedTuple):
 @contextmanager
 def streaming(*, inquiries: Inquiries, spec: JudgeSpec, base_url: str | None, context: Context) -> Iterator[JudgeRows]:
     """See `emray.judge.streaming`."""
-    from emray.judge.pool import judge_pool, results
+    from emray.judge.workers import judge_pool, results
 
     _refuse_what_is_under_way(store=context.store)
     budget_usd = _budget_usd(spec, context.store)

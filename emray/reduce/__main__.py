@@ -71,9 +71,9 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace, store: Store) -> None:
-    from emray.reduce.foreign import Reading, Shape, import_results
+    from emray.reduce.foreign import Reading, RunShape, import_results
 
-    shape = Shape(_run_name(arguments.run), rule=arguments.rule, judge=arguments.judge)
+    shape = RunShape(_run_name(arguments.run), rule=arguments.rule, judge=arguments.judge)
     reading = Reading(model=arguments.model, scale=arguments.scale, metric=arguments.metric)
     for line in import_results(arguments.source, store, shape=shape, reading=reading):
         print(line)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emray.store.files import Files
-from emray.store.parts import SUFFIX, Part, read_parts
+from emray.store.parts import SUFFIX, StoredPart, read_parts
 from emray.store.tables import IDENTITY, ROWS, SCHEMAS, Kind, identities, write_part
 
 PREFIX = "compact"
@@ -58,7 +58,7 @@ def _total(chosen: Mapping[str, Rows]) -> int:
     return sum(int(rows.sum()) for rows in chosen.values())
 
 
-def _new_parts(parts: Iterator[Part], chosen: Mapping[str, Rows]) -> Iterator[pa.Table]:
+def _new_parts(parts: Iterator[StoredPart], chosen: Mapping[str, Rows]) -> Iterator[pa.Table]:
     """The chosen rows in parts of one size, ROWS or more each where there are so many."""
     total, given = _total(chosen), 0
     number = max(1, total // ROWS) if total else 0

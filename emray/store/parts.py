@@ -20,14 +20,14 @@ AHEAD = 16 * 2**20  # bytes of files, as they are stored, that are read before t
 Read = TypeVar("Read")
 
 
-class Part(NamedTuple):
+class StoredPart(NamedTuple):
     """One part as it was read."""
 
     name: str
     table: pa.Table
 
 
-def scan(files: Files, folder: str, *, columns: Sequence[str] | None = None) -> Iterator[Part]:
+def scan(files: Files, folder: str, *, columns: Sequence[str] | None = None) -> Iterator[StoredPart]:
     """The parts of a folder, also those that compaction makes of others while they are read."""
     given: set[str] = set()
     while left := {name: size for name, size in files.sizes(folder, suffix=SUFFIX).items() if name not in given}:
@@ -40,10 +40,10 @@ def scan(files: Files, folder: str, *, columns: Sequence[str] | None = None) -> 
         return
 
 
-def read_parts(files: Files, sizes: Mapping[str, int], *, columns: Sequence[str] | None = None) -> Iterator[Part]:
+def read_parts(files: Files, sizes: Mapping[str, int], *, columns: Sequence[str] | None = None) -> Iterator[StoredPart]:
     """These parts, in this order. Raises FileNotFoundError."""
     return (
-        Part(name, table)
+        StoredPart(name, table)
         for name, table in ahead(files, sizes, lambda name, size: read_part(files, name, size, columns))
     )
 

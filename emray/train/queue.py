@@ -17,7 +17,7 @@ BACKOFF_S = 2.0  # before the second try; after an error of the cell's own it do
 MAX_BACKOFF_S = 60.0
 
 
-class _Entry(NamedTuple):
+class _Waiting(NamedTuple):
     ready_s: float
     cells: tuple[int, ...]
 
@@ -37,7 +37,7 @@ class CellQueue(Searcher):
     ) -> None:
         super().__init__()
         self._attempts, self._clock = attempts, clock
-        self._waiting = [_Entry(-math.inf, group) for group in groups]
+        self._waiting = [_Waiting(-math.inf, group) for group in groups]
         self._running: dict[str, tuple[int, ...]] = {}
         self._over: list[int] = []
 
@@ -70,7 +70,7 @@ class CellQueue(Searcher):
             return
         cells = self._running.pop(trial_id)
         if result is None:
-            self._waiting.append(_Entry(self._clock(), cells))
+            self._waiting.append(_Waiting(self._clock(), cells))
 
     def save(self, checkpoint_path: str) -> None:
         """Tune asks for it; what is missing is read from the store, so there is nothing to keep."""
@@ -90,9 +90,9 @@ class CellQueue(Searcher):
 
     def _put_back(self, cell: int, failure: FailedTry) -> None:
         if not self._attempts.exhausted(cell):
-            self._waiting.append(_Entry(self._clock() + self._pause_s(cell, failure.cause), (cell,)))
+            self._waiting.append(_Waiting(self._clock() + self._pause_s(cell, failure.cause), (cell,)))
         elif verdict_s := self._attempts.verdict_s(cell):
-            self._waiting.append(_Entry(self._clock() + verdict_s, (cell,)))
+            self._waiting.append(_Waiting(self._clock() + verdict_s, (cell,)))
         else:
             self._over.append(cell)
 

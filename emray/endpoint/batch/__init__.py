@@ -1,8 +1,8 @@
 """An endpoint's batch API: half the price, an answer within a day.
 
-    asking.py       requests in, answers out: the door for whoever asks
+    transport.py    requests in, answers out: the door for whoever asks
     rounds.py       batches, and batches of what they left, until every request is decided
-    queue.py        requests on their way through batches: what is submitted when, what came back
+    sending.py      requests on their way through batches: what is submitted when, what came back
     submission.py   a batch as the run folder knows it
     service.py      the endpoint's files and batches
     lines.py        the lines of a batch's files

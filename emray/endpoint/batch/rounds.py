@@ -1,7 +1,7 @@
 """Rounds of batches until every request is decided.
 
-Not for files and batches as such (queue.py). The first round holds every request, the next ones what is left: requests
-without a reply, and follow-ups to replies that call for one. When few are left, they are handed back to be asked
+Not for files and batches as such (sending.py). The first round holds every request, the next ones what is left:
+requests without a reply, and follow-ups to replies that call for one. When few are left, they are handed back to be asked
 online: a day is long for three of them. The invariant: a request is decided once, and one that the endpoint refused for
 its content is not asked again.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from emray.endpoint.batch.lines import Unanswered
-from emray.endpoint.batch.queue import BatchQueue, Collected
+from emray.endpoint.batch.sending import BatchQueue, Collected
 from emray.endpoint.client import Failure
 from emray.endpoint.prices import reply_cost_usd
 from emray.endpoint.reply import Answer, FollowUp, Reply, Request

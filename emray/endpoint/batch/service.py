@@ -1,6 +1,6 @@
 """The endpoint's side of batches: its files and batches, each call tried several times.
 
-Not for what is submitted when (queue.py). The invariant: a batch is created at most once for one submission.
+Not for what is submitted when (sending.py). The invariant: a batch is created at most once for one submission.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Other people's results as a run folder: batch outputs of a judge, or tables with scores.
 
-    rows.py            csv, tsv, jsonl, parquet: rows with their file and line
+    columns.py         csv, tsv, jsonl, parquet: rows with their file and line
     scores.py          one cell as a verdict
-    places.py          what a path tells: domain, arm, condition, seed
+    origins.py         what a path tells: domain, arm, condition, seed
     score_tables.py    rows as answers
     batch_outputs.py   batch outputs as answers
     answers.py         the nouns, and the account of an import
@@ -17,15 +17,15 @@ from pathlib import Path
 from emray.errors import DataError
 from emray.reduce.foreign.answers import Imported, Reading, account
 from emray.reduce.foreign.batch_outputs import find_batch_outputs, read_batch_outputs
-from emray.reduce.foreign.rows import SUFFIXES
-from emray.reduce.foreign.run_folder import Shape, write_run_folder
+from emray.reduce.foreign.columns import SUFFIXES
+from emray.reduce.foreign.run_folder import RunShape, write_run_folder
 from emray.reduce.foreign.score_tables import read_tables
 from emray.store import Store
 
-__all__ = ["Reading", "Shape", "import_results"]
+__all__ = ["Reading", "RunShape", "import_results"]
 
 
-def import_results(source: Path, store: Store, *, shape: Shape, reading: Reading | None = None) -> list[str]:
+def import_results(source: Path, store: Store, *, shape: RunShape, reading: Reading | None = None) -> list[str]:
     """Write a run folder from `source`: a table, a folder of tables, or a folder of batch outputs.
 
     Returns the account of the import as lines: what was read, found, left open and not read. Raises DataError naming

@@ -25,8 +25,8 @@ from emray.reduce.foreign.answers import (
     Reading,
     confounded,
 )
-from emray.reduce.foreign.places import told_by
-from emray.reduce.foreign.rows import json_lines
+from emray.reduce.foreign.columns import json_lines
+from emray.reduce.foreign.origins import told_by
 from emray.reduce.foreign.scores import PERCENT
 
 NAMES = re.compile(r"(?:.*_)?results\.jsonl|batch_.*\.jsonl|.*(?:_|-)(?:output|error)s?\.jsonl")
@@ -37,7 +37,7 @@ class _File(NamedTuple):
     metric: Metric
 
 
-class _Line(NamedTuple):
+class _ResultLine(NamedTuple):
     custom_id: str
     judge: str | None  # None where no reply came
     judged: Judged
@@ -53,7 +53,7 @@ def find_batch_outputs(folder: Path) -> list[Path]:
 def read_batch_outputs(paths: Sequence[Path], *, root: Path, reading: Reading) -> Imported:
     """Answers of batch outputs; those in one folder are about the same answers, told apart by their custom ids.
 
-    The path tells the place (places.py). Raises DataError naming file and line.
+    The path tells the place (origins.py). Raises DataError naming file and line.
     """
     notes: dict[str, None] = {}
     answers: list[ForeignAnswer] = []
@@ -91,14 +91,14 @@ def _answers(files: Sequence[_File], *, place: Origin, scale: float) -> list[For
     return list(by_id.values())
 
 
-def _lines(path: Path, *, scale: float) -> Iterator[_Line]:
+def _lines(path: Path, *, scale: float) -> Iterator[_ResultLine]:
     for number, row in json_lines(path):
         where = f"{path}:{number}"
         custom_id = row.get("custom_id")
         if not isinstance(custom_id, str):
             raise DataError(f"{where}: no custom_id, so this is not a line of a batch output")
         judge, judged = _verdict(row, scale=scale, where=where)
-        yield _Line(custom_id, judge, judged, where)
+        yield _ResultLine(custom_id, judge, judged, where)
 
 
 def _place(folder: Path, *, root: Path, reading: Reading) -> Origin:

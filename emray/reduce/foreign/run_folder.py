@@ -38,7 +38,7 @@ from emray.spec import Sweep
 from emray.store import Kind, Store
 
 
-class Shape(NamedTuple):
+class RunShape(NamedTuple):
     """What the importer decides about the run folder."""
 
     name: str
@@ -70,7 +70,7 @@ Grouped = Mapping[tuple[Origin, str], Sequence[ForeignAnswer]]  # answers by pla
 Counting = Mapping[Metric, str]  # whose verdicts count, by metric
 
 
-def write_run_folder(store: Store, found: Imported, *, shape: Shape) -> tuple[str, ...]:
+def write_run_folder(store: Store, found: Imported, *, shape: RunShape) -> tuple[str, ...]:
     """Plan, generations and verdicts. Returns every note that the plan then holds."""
     grouped: dict[tuple[Origin, str], list[ForeignAnswer]] = {}
     for answer in found.answers:
@@ -90,7 +90,7 @@ def judge_names(answers: Sequence[ForeignAnswer], counting: Counting) -> list[st
     return list(dict.fromkeys([*counting.values(), *met])) or [UNKNOWN_JUDGE]
 
 
-def _counting(answers: Sequence[ForeignAnswer], shape: Shape) -> dict[Metric, str]:
+def _counting(answers: Sequence[ForeignAnswer], shape: RunShape) -> dict[Metric, str]:
     """Raises DataError for a chosen judge that judged nothing."""
     judges = judges_by_metric(answers)
     if shape.judge is None:
@@ -125,7 +125,7 @@ def _questions(answers: Sequence[ForeignAnswer]) -> list[Question]:
     return [Question(name, (count.most_common(1)[0][0],), None, {}) for name, count in texts.items()]
 
 
-def _sweep(grouped: Grouped, *, shape: Shape, judges: Sequence[str]) -> Sweep:
+def _sweep(grouped: Grouped, *, shape: RunShape, judges: Sequence[str]) -> Sweep:
     places = [place for place, _ in grouped]
 
     def distinct(values: Iterable[Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """Tables of scores, a row per answer or a row per verdict, as answers.
 
-Not for opening files (rows.py) or for batch outputs. Invariant: rows are put together as one answer only where the
+Not for opening files (columns.py) or for batch outputs. Invariant: rows are put together as one answer only where the
 table says so, a value that cannot be read is an error that names its row, and every column is read or named as unread.
 """
 
@@ -22,8 +22,8 @@ from emray.reduce.foreign.answers import (
     Reading,
     confounded,
 )
-from emray.reduce.foreign.places import Told, domain_name, told_by
-from emray.reduce.foreign.rows import Row, read_rows
+from emray.reduce.foreign.columns import Row, read_rows
+from emray.reduce.foreign.origins import Told, domain_name, told_by
 from emray.reduce.foreign.scores import PERCENT, as_number, is_missing, read_reply, read_score
 
 MAX_SEED = 2**31 - 1

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from emray.endpoint.asking import Asking, Endpoint
-from emray.endpoint.batch.queue import BatchQueue
 from emray.endpoint.batch.rounds import Rounds
+from emray.endpoint.batch.sending import BatchQueue
 from emray.endpoint.journal import read_journal
 from emray.endpoint.reply import Answer, Request
 from emray.progress import silent

@@ -26,15 +26,15 @@ class Attempt(NamedTuple):
     ask_again_s: float = 0.0  # it seems so: whether its engines died with their nodes is known after this wait
 
 
-class Tally(NamedTuple):
+class BlockTally(NamedTuple):
     """What finished blocks came to."""
 
     num_answers: int = 0
     num_tokens: int = 0
     num_repeated: int = 0  # blocks begun more than once
 
-    def plus(self, other: "Tally") -> "Tally":
-        return Tally(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+    def plus(self, other: "BlockTally") -> "BlockTally":
+        return BlockTally(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 class BlockAttempts:
@@ -52,7 +52,7 @@ class BlockAttempts:
         self._under_way: dict[int, str | None] = {}  # block -> node
         self._finished: set[int] = set()
         self._last_failure: EmrayError | None = None
-        self._tally = Tally()
+        self._tally = BlockTally()
 
     def begun(self, block: int) -> int:
         """How often the block was begun so far."""
@@ -70,14 +70,14 @@ class BlockAttempts:
         tries = self._attempts.tries(block)
         return Attempt(self.begun(block), self._last_failure, bool(self._finished), tries, exhausted, wait_s)
 
-    def finish(self, block: int, tally: Tally) -> None:
+    def finish(self, block: int, tally: BlockTally) -> None:
         """A block that Ray repeats because its rows went with a node is counted once."""
         self._under_way.pop(block, None)
         if block not in self._finished:
             self._finished.add(block)
             self._tally = self._tally.plus(tally)
 
-    def tally(self) -> Tally:
+    def tally(self) -> BlockTally:
         """What all finished blocks came to so far."""
         return self._tally
 
