@@ -2,8 +2,8 @@
 
 Not for files and batches as such (sending.py). The first round holds every request, the next ones what is left:
 requests without a reply, and follow-ups to replies that call for one. When few are left, they are handed back to be
-asked online: a day is long for three of them. The invariant: a request is decided once, and one that the endpoint refused
-for its content is not asked again.
+asked online: a day is long for three of them. The invariant: a request is decided once, and one that the endpoint
+refused for its content is not asked again.
 """
 
 import math
