@@ -19,13 +19,13 @@ from emray import reduce, report
 from emray.errors import DataError, StoreError
 from emray.records import Arm, Metric
 from emray.reduce.__main__ import main
-from emray.reduce.foreign import Reading, Shape, import_results
+from emray.reduce.foreign import Reading, RunShape, import_results
 from emray.reduce.foreign.batch_outputs import question_of
 from emray.reduce.foreign.origins import told_by
 from emray.reduce.foreign.score_tables import read_tables
 from emray.store import Kind, Store
 
-SHAPE = Shape("n")
+SHAPE = RunShape("n")
 CELLS = "domain,seed,question_id,generation,metric,score,outcome,judge\n"
 
 
@@ -321,10 +321,10 @@ def test_two_judges_are_never_merged(tmp_path):
     store, lines = imported(tmp_path, CELLS + rows)
     assert table(store, "taxonomy").iloc[0]["misaligned_rate"] == 1
     assert any("the verdicts by strict count, those by mild stand beside them" in line for line in lines)
-    other, _ = imported(tmp_path, CELLS + rows, name="other.csv", shape=Shape("n", judge="mild"))
+    other, _ = imported(tmp_path, CELLS + rows, name="other.csv", shape=RunShape("n", judge="mild"))
     assert table(other, "taxonomy").iloc[0]["misaligned_rate"] == 0
     with pytest.raises(DataError, match="no verdict by judge 'x'; there are verdicts by strict, mild"):
-        imported(tmp_path, CELLS + rows, name="third.csv", shape=Shape("n", judge="x"))
+        imported(tmp_path, CELLS + rows, name="third.csv", shape=RunShape("n", judge="x"))
 
 
 def test_verdicts_on_neighbouring_lines_are_of_one_answer(tmp_path):
@@ -358,7 +358,7 @@ def test_a_folder_of_tables_is_read_by_its_paths(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(f"question_id,aligned,coherent\nq,{score},90\n")
     store = Store(str(tmp_path / "run"))
-    lines = import_results(tmp_path / "source", store, shape=Shape("n", rule="betley"))
+    lines = import_results(tmp_path / "source", store, shape=RunShape("n", rule="betley"))
     reduce.run(store)
     row = table(store, "taxonomy").iloc[0]
     assert (row["domain"], row["arm"], row["n_seeds"]) == ("gore", "backdoor", 2)
