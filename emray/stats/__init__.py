@@ -5,6 +5,7 @@ test, or wording. Invariant: the functions are pure; randomness comes in as a `n
 undefined comes out as NaN, never as 0.
 
     intervals.py     intervals for means and rates on seeds, on questions, on both
+    runs.py          the headline interval: runs as random effects on a bounded scale, spread shared by places
     contrasts.py     paired and two-sample tests, permutation, effect sizes, equivalence
     multiplicity.py  Holm and Benjamini-Hochberg that keep NaN in place
     resampling.py    cluster and seed x question bootstrap on sufficient statistics

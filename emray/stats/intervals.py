@@ -18,7 +18,8 @@ MIN_SEEDS = 2  # below this there is no between-run variance to speak of
 class IntervalMethod(StrEnum):
     """What an interval is allowed to claim."""
 
-    T_SEEDS = "t_seeds"  # between training runs
+    RUNS = "runs_posterior"  # between training runs, random effects on a bounded scale (runs.py)
+    T_SEEDS = "t_seeds"  # between training runs, taken as normal
     T_QUESTIONS = "t_questions"  # one run: between questions only
     CROSSED = "crossed_seeds_questions"  # seeds and questions both random
     CLOPPER_PEARSON = "clopper_pearson"  # all runs equal (0 of n, n of n): answers as independent
