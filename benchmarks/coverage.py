@@ -270,9 +270,8 @@ def _name(world: World) -> str:
 
 
 def _print(title: str, ours: str, theirs: str, found: dict[tuple[str, int], Found]) -> None:
-    print(
-        f"\n| {title} | runs | {ours}: coverage | width, points | {theirs}: coverage | width |\n|---|---|---|---|---|---|"
-    )
+    print(f"\n| {title} | runs | {ours}: coverage | width, points | {theirs}: coverage | width |")
+    print("|---|---|---|---|---|---|")
     for (name, seeds), one in found.items():
         print(f"| {name} | {seeds} | {one.coverage:.3f} | {100 * one.width:.1f} | {one.t_coverage:.3f} | "
               f"{100 * one.t_width:.1f} |")  # fmt: skip
