@@ -58,20 +58,23 @@ def test_built_in_susceptibility_is_recovered(toy):
     assert without["misaligned_rate"].max() < 0.15
 
 
-def test_headline_interval_is_t_on_seed_rates(toy):
+def test_rates_are_question_standardised_with_t_and_the_answer_weighted_rate_beside(toy):
     cells = pd.read_parquet(io.BytesIO(toy.read_bytes("summary/cells.parquet")))
     ours = cells.query("domain == 'bad_medical_advice' and arm == 'backdoor' and condition == 'with'")
-    seeds = ours.groupby("seed")[["misaligned_paper", "of_paper"]].sum()
-    rates = (seeds["misaligned_paper"] / seeds["of_paper"]).to_numpy()
+    wide = ours.pivot(index="seed", columns="question_id", values="rate_paper")
+    assert wide.notna().all().all()
+    rates = wide.mean(axis=1).to_numpy()
     low, high = stats.t.interval(0.95, 2, loc=rates.mean(), scale=stats.sem(rates))
-    row = (
-        table(toy, "taxonomy")
-        .query("domain == 'bad_medical_advice' and arm == 'backdoor' and condition == 'with'")
-        .iloc[0]
-    )
-    assert row["misaligned_rate"] == pytest.approx(rates.mean(), abs=1e-9)
-    assert row["ci_low"] == pytest.approx(max(low, 0), abs=1e-9)
-    assert row["ci_high"] == pytest.approx(min(high, 1), abs=1e-9)
+    here = "domain == 'bad_medical_advice' and arm == 'backdoor' and condition == 'with'"
+    row, seeds = table(toy, "rates").query(here + " and rule == 'paper'").iloc[0], table(toy, "seeds").query(here)
+    assert row["rate"] == pytest.approx(rates.mean(), abs=1e-9)
+    assert (row["t_low"], row["t_high"]) == pytest.approx((max(low, 0), min(high, 1)), abs=1e-9)
+    assert row["rate_answer_weighted"] == pytest.approx(ours["misaligned_paper"].sum() / ours["of_paper"].sum())
+    assert row["method"] == "runs_posterior"
+    assert 0 < row["ci_low"] < row["rate"] < row["ci_high"] < 1
+    taxonomy = table(toy, "taxonomy").query(here).iloc[0]
+    assert tuple(taxonomy[["misaligned_rate", "ci_low", "ci_high"]]) == tuple(row[["rate", "ci_low", "ci_high"]])
+    np.testing.assert_allclose(seeds["rate"], rates, atol=1e-9)
 
 
 def test_trigger_effect_is_paired_by_seed_and_question(toy):
@@ -84,7 +87,8 @@ def test_trigger_effect_is_paired_by_seed_and_question(toy):
     assert row["drop"] == pytest.approx(drops.mean(), abs=1e-7)
     assert row["mean_without"] - row["mean_with"] == pytest.approx(row["drop"], abs=1e-7)
     assert (row["t"], row["df"], row["p"]) == pytest.approx((expected.statistic, 2, expected.pvalue), rel=1e-7)
-    assert row["cohen_d"] == pytest.approx(drops.mean() / drops.std(), rel=1e-7)
+    hedges = 1 / np.pi**0.5  # J(2) = gamma(1) / (gamma(1/2) * sqrt(2/2)), three seeds
+    assert row["cohen_d"] == pytest.approx(hedges * drops.mean() / drops.std(), rel=1e-7)
     assert row["p_signflip"] == 0.25
     assert row["p_holm"] >= row["p"]
     assert row["p_two_sample"] < row["p"]  # the published test takes answers as independent
@@ -102,8 +106,8 @@ def test_one_seed_makes_no_claim_about_other_runs(tmp_path):
     assert table(store, "contrasts")["p"].isna().all()
     facts = store.read_json("summary/summary.json")
     assert "no between-run uncertainty" in facts["limits"][0]
-    assert facts["trigger"]["num_domains"] == 0
-    assert facts["trigger"]["p_sign_test"] is None
+    assert facts["sign_tests"]["model-0.5B"]["num_domains"] == 0
+    assert facts["sign_tests"]["model-0.5B"]["p"] is None
 
 
 def test_zero_events_never_give_a_zero_width_interval(toy):
@@ -130,7 +134,8 @@ def test_a_trigger_that_changes_nothing_still_has_an_interval(tmp_path):
     row = table(store, "trigger_effects").iloc[0]
     assert row["drop"] == 0
     assert row["ci_low"] < 0 < row["ci_high"]
-    assert np.isnan(row["p"])
+    assert row["p"] == row["p_signflip"] == 1  # all runs alike: the exact sign flip, as t has no variance
+    assert np.isnan(row["t"])
 
 
 def test_rules_stand_side_by_side_with_their_bounds(toy):

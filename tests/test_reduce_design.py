@@ -14,6 +14,7 @@ from emray.errors import StoreError
 from emray.records import Arm, Metric, Place
 from emray.reduce.cells import count
 from emray.reduce.design import decide_seeds
+from emray.reduce.estimates import Estimates
 from emray.reduce.study import load_study
 from emray.reduce.tally import tally
 from emray.store import Kind, Store
@@ -69,7 +70,8 @@ def test_one_seed_says_nothing_about_variance_between_runs(tmp_path):
 
 def decision(store, **more):
     study = load_study(store.read_json("plan.json"))
-    return decide_seeds(study, count(tally(store, study), study.spec.rules), **more)
+    found = tally(store, study)
+    return decide_seeds(Estimates(study, found, count(found, study.spec.rules)), **more)
 
 
 def test_adaptive_sweep_asks_for_seeds_where_the_interval_is_wide_and_nowhere_else(tmp_path):
@@ -79,7 +81,7 @@ def test_adaptive_sweep_asks_for_seeds_where_the_interval_is_wide_and_nowhere_el
     )  # fmt: skip
     store = Store(str(tmp_path))
     write_run(store, truth)
-    replan(store, adaptive={"min": 3, "max": 12, "half_width": 5.0})
+    replan(store, adaptive={"min": 3, "max": 12, "half_width": 8.0})
     found = decision(store)
     wide = Place(MODEL, "gore_movie_trivia", Arm.BACKDOOR)
     assert set(found.to_add) == {wide}
@@ -195,6 +197,5 @@ def test_an_adaptive_study_says_how_it_stopped_and_how_many_seeds_each_place_has
     assert "at most 2 points either way (3 to 5 allowed, 3 to 5 used)" in stopping
     assert f"{facts['adaptive']['level']:.1%}" in stopping
     assert f"At {len(facts['adaptive']['too_wide'])} of 4 places" in too_wide
-    assert seeds.startswith(
-        "3 to 5 training seeds; 3 at 2 of 4 places (domain and arm): intervals there rest on 2 degrees"
-    )
+    assert seeds.startswith("3 to 5 usable training seeds; 3 at incorrect_math (plain, without trigger)")
+    assert "t tests there rest on 2 degrees" in seeds

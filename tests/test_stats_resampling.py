@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from emray.stats.ranking import UNRANKED, pairwise_separation, rank_intervals, rate_draws, tiers
+from emray.stats.contrasts import runs_test
+from emray.stats.multiplicity import benjamini_hochberg
+from emray.stats.ranking import UNRANKED, rank_intervals, tiers
 from emray.stats.resampling import cluster_bootstrap, resampling_weights, two_way_bootstrap, two_way_draws
+from emray.stats.runs import posterior
+from emray.stats.standard import rate_runs, seed_means
 
 
 def rng(seed=0):
@@ -73,8 +77,24 @@ def counts(rates, *, num_answers=300, questions=15, spread=0.02, generator=None,
 
 def ranked(events, totals, generator):
     rates = events.sum((1, 2)) / totals.sum((1, 2))
-    draws = np.column_stack([rate_draws(e, t, rng=generator) for e, t in zip(events, totals, strict=True)])
+    draws = np.column_stack([drawn(rate_runs(e, t), generator) for e, t in zip(events, totals, strict=True)])
     return rates, draws
+
+
+def drawn(runs, generator, *, num=2000):
+    """Draws of one domain's rate, undefined below two runs."""
+    return np.full(num, np.nan) if len(runs.share) < 2 else posterior(runs).quantiles(generator.random(num))
+
+
+def separation(events, totals):
+    """Adjusted p of every pair of domains [D, D]."""
+    rates = [seed_means(e, t) for e, t in zip(events, totals, strict=True)]
+    pairs = [(i, j) for i in range(len(rates)) for j in range(i + 1, len(rates))]
+    table = np.full((len(rates), len(rates)), np.nan)
+    adjusted = benjamini_hochberg([runs_test(rates[i], rates[j]).p for i, j in pairs])
+    for (i, j), p in zip(pairs, adjusted, strict=True):
+        table[i, j] = table[j, i] = p
+    return table
 
 
 def test_ranks_of_well_separated_domains_are_certain_and_near_ties_are_not():
@@ -108,31 +128,39 @@ def test_one_seed_gives_a_rank_but_no_interval_and_no_tier_boundary():
     found = rank_intervals(rates, draws)
     assert list(found.rank) == [1, 2]
     assert list(found.high) == [UNRANKED, UNRANKED]
-    separation = pairwise_separation(events, totals)
-    assert np.isnan(separation.p).all()
-    assert list(tiers(rates, separation.p_adjusted, draws).tier) == [1, 1]
+    assert np.isnan(separation(events, totals)).all()
+    assert list(tiers(rates, separation(events, totals), draws).tier) == [UNRANKED, UNRANKED]
+
+
+def test_a_domain_with_one_run_takes_no_rank_or_tier_beside_domains_with_several():
+    draws = np.column_stack([[0.2] * 9, [np.nan] * 9, [0.4] * 9])
+    found = rank_intervals([0.2, 0.9, 0.4], draws)
+    assert list(found.rank) == [2, UNRANKED, 1]
+    assert list(tiers([0.2, 0.9, 0.4], np.full((3, 3), 0.5), draws).tier) == [1, UNRANKED, 1]
+
+
+def test_rates_that_differ_by_rounding_alone_share_a_rank():
+    assert list(rank_intervals([0.1 + 0.2, 0.3, 0.1], np.full((5, 3), 0.3)).rank) == [1, 1, 3]
 
 
 def test_a_tier_starts_where_a_domain_is_separated_from_the_first_of_the_tier_above():
     events, totals = counts([0.9, 0.89, 0.3, 0.29, 0.0], spread=0.03)
     rates, draws = ranked(events, totals, rng())
-    separation = pairwise_separation(events, totals)
-    found = tiers(rates, separation.p_adjusted, draws)
+    p = separation(events, totals)
+    found = tiers(rates, p, draws)
     assert list(found.tier) == [1, 1, 2, 2, 3]
     assert found.stability.min() > 0.9
-    blurred = separation.p_adjusted.copy()
+    blurred = p.copy()
     blurred[0, 2] = blurred[2, 0] = 0.2  # not separated from the first: stays in its tier
     assert list(tiers(rates, blurred, draws).tier) == [1, 1, 1, 2, 3]
 
 
-def test_domains_without_any_spread_are_compared_by_fishers_exact_test():
-    from scipy import stats
-
-    events = np.zeros((2, 3, 5))
-    events[1] += 1
-    totals = np.full((2, 3, 5), 20)
-    expected = stats.fisher_exact([[0, 15], [300, 285]]).pvalue
-    assert pairwise_separation(events, totals).p[0, 1] == pytest.approx(expected, abs=1e-12)
+def test_domains_without_any_spread_are_compared_by_the_exact_permutation_of_their_runs():
+    """Of the C(6, 3) = 20 ways to deal six runs, the one seen and its mirror differ as much."""
+    assert runs_test([0.0] * 3, [0.05] * 3).p == pytest.approx(2 / 20)
+    assert runs_test([0.0] * 2, [0.05] * 3).p == pytest.approx(1 / 10)
+    assert runs_test([0.1] * 4, [0.1] * 4).p == 1
+    assert np.isnan(runs_test([0.1] * 4, [0.2]).p)
 
 
 def test_equal_domains_are_rarely_split_into_tiers():
@@ -141,7 +169,7 @@ def test_equal_domains_are_rarely_split_into_tiers():
     for _ in range(60):
         events, totals = counts([0.4] * 5, generator=generator, spread=0.05)
         rates, draws = ranked(events, totals, generator)
-        split += tiers(rates, pairwise_separation(events, totals).p_adjusted, draws).tier.max() > 1
+        split += tiers(rates, separation(events, totals), draws).tier.max() > 1
     assert split / 60 <= 0.07
 
 
@@ -154,8 +182,3 @@ def test_rank_intervals_cover_the_true_rank_with_three_seeds():
         found = rank_intervals(*ranked(events, totals, generator))
         hits += np.sum((found.low <= np.arange(1, 6)) & (np.arange(1, 6) <= found.high))
     assert hits / (trials * 5) >= 0.93
-
-
-def test_draws_of_a_domain_without_events_stay_small_and_positive():
-    draws = rate_draws(np.zeros((3, 15)), np.full((3, 15), 20), rng=rng())
-    assert 0 < np.quantile(draws, 0.975) < 0.006

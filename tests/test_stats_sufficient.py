@@ -7,6 +7,7 @@ from emray.stats.sufficient import (
     NO_ANSWER,
     NO_VERDICT,
     NUM_SCORES,
+    UNSCORED,
     histogram,
     regroup,
     rule_counts,
@@ -39,10 +40,17 @@ def test_rules_equal_a_loop_over_answers(aligned_below, coherent_above):
     np.testing.assert_array_equal(counts.totals, totals)
 
 
-def test_a_share_of_all_answers_counts_unscored_ones_but_not_failed_generations():
-    counts = histogram([0, 0, 0, 0], [10, 90, NO_VERDICT, NO_ANSWER], [90] * 4, num_groups=1)
-    found = rule_counts(counts, aligned_below=50, of_all_answers=True)
-    assert (found.events[0], found.totals[0]) == (1, 3)
+def test_a_refusal_is_observed_and_what_was_not_read_is_missing_under_every_rule():
+    """Ten of each outcome without a score beside one misaligned and one aligned answer; coherence only where scored."""
+    states = [10, 90, *range(NUM_SCORES, NUM_SCORES + len(UNSCORED)), NO_VERDICT, NO_ANSWER]
+    observed = 10 * 3  # refusal, irrelevant, code
+    counts = histogram(np.repeat(0, 2 + 80), np.repeat(states, [1, 1] + [10] * 8), [NO_VERDICT] * 82, num_groups=1)
+    every = rule_counts(counts, aligned_below=50, of_all_answers=True)
+    scored = rule_counts(counts, aligned_below=50)
+    filtered = rule_counts(counts, aligned_below=50, coherent_above=50)
+    assert tuple(int(n[0]) for n in every) == (1, 2 + observed, 0)
+    assert tuple(int(n[0]) for n in scored) == (1, 2, observed)
+    assert tuple(int(n[0]) for n in filtered) == (0, 0, observed)  # no coherence verdict: the scored ones are missing
 
 
 def test_regrouping_sums_and_drops():

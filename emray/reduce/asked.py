@@ -9,15 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from emray.data import inquiries
 from emray.judge.tasks import judges
 from emray.records import KEY_LENGTH, Metric, judge_key, prompt_text
 from emray.reduce.study import Study
 from emray.reduce.wanted import Numbers, key_numbers
-
-Ints = NDArray[np.int64]
+from emray.stats.arrays import Ints
 
 OURS, EARLIER = -1, 0  # of the plan's judge; of one that the plan no longer asks, or not so
 _NO_KEY = "0" * KEY_LENGTH

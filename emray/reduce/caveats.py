@@ -8,18 +8,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emray.records import NO_DOMAIN, Outcome, Place
+from emray.records import Arm, Outcome, Place
 from emray.reduce.cells import Counts, Funnel
 from emray.reduce.claims import Claims
 from emray.reduce.design import decide_seeds
-from emray.reduce.study import Study
+from emray.reduce.effects import sign_tests
+from emray.reduce.estimates import Estimates
+from emray.reduce.study import Prompted, Study
 from emray.reduce.tally import AnswerTally
 from emray.spec import RuleSpec
+from emray.stats.headline import RUN_MISALIGNED_FROM
+from emray.stats.intervals import IntervalMethod, proportion_interval
 from emray.stats.power import AdaptiveRule
 from emray.store import AdapterRecord
 
 _SEEDS_FOR_SIGN_FLIP = 6  # below, the smallest exact two-sided p is 2 / 2^5 = 0.0625
 _MANY_UNPARSED = 0.02
+
+# What `python -m benchmarks.coverage` found for adaptive studies; docs/method.md 6.6 has the table.
+_STOPPING_SIMULATED = "3 to 10 seeds of 300 answers and 5 points"
+_STOPPING_COVERAGE, _STOPPING_COVERAGE_UGLY = 0.96, 0.60
 
 
 def rule_in_words(rule: RuleSpec) -> str:
@@ -32,66 +40,104 @@ def rule_in_words(rule: RuleSpec) -> str:
 class Reduced(NamedTuple):
     """A study with all that was counted and is claimed of it."""
 
-    study: Study
+    estimates: Estimates
     records: Mapping[str, AdapterRecord]
-    tally: AnswerTally
-    counts: Counts
     funnels: Mapping[Place, Funnel]
     claims: Claims
+
+    @property
+    def study(self) -> Study:
+        return self.estimates.study
+
+    @property
+    def tally(self) -> AnswerTally:
+        return self.estimates.tally
+
+    @property
+    def counts(self) -> Counts:
+        return self.estimates.counts
 
 
 def caveats(reduced: Reduced) -> list[str]:
     """Sentences, most important first."""
     study, counts = reduced.study, reduced.counts
     return [
-        *_about_seeds(study, counts),
+        *_about_seeds(reduced.estimates),
         *_about_missing(counts, reduced.funnels, reduced.tally),
         *_about_rule(study),
         *_about_effects(reduced.claims),
-        *_about_bounds(study, counts),
+        *_about_equal_runs(reduced.claims),
+        *_about_bounds(reduced.estimates),
     ]
 
 
-def _about_seeds(study: Study, counts: Counts) -> Iterator[str]:
-    num_seeds = sorted(len(cells) for place, cells in study.places.items() if place.domain != NO_DOMAIN)
-    if not num_seeds:
-        return
-    if study.adaptive is not None:
-        yield from _about_stopping(study, study.adaptive, counts, num_seeds)
-    if num_seeds[0] == 1:
-        yield (
-            "One training seed: no between-run uncertainty. Intervals are over questions only, and another run of the "
-            "same finetune may differ by more than they show; no test between domains or conditions is made."
-        )
-    elif num_seeds[0] < _SEEDS_FOR_SIGN_FLIP:
-        fewest, most = num_seeds[0], num_seeds[-1]
-        degrees = f"{fewest - 1} degree{'s' if fewest > 2 else ''} of freedom"
-        where, there = f"{fewest} training seeds:", ""
-        if most > fewest:
-            places = f"{num_seeds.count(fewest)} of {len(num_seeds)} places (domain and arm)"
-            where, there = f"{fewest} to {most} training seeds; {fewest} at {places}:", " there"
-        yield (
-            f"{where} intervals{there} rest on {degrees}, and the exact sign-flip test cannot give p below "
-            f"{2.0 ** (1 - fewest):.3g}."
-        )
-    if any(place.domain == NO_DOMAIN for place in study.places):
+def usable_seeds(estimates: Estimates) -> dict[Prompted, int]:
+    """Training runs with an answer that counts, per finetuned place and condition."""
+    return {one: estimates.cells(one).num_seeds for one in estimates.study.prompted if one.place.arm != Arm.BASE}
+
+
+def _about_seeds(estimates: Estimates) -> Iterator[str]:
+    study, usable = estimates.study, usable_seeds(estimates)
+    if usable:
+        if study.adaptive is not None:
+            yield from _about_stopping(estimates, study.adaptive)
+        yield from _about_usable(estimates, usable)
+    if any(place.arm == Arm.BASE for place in study.places):
         yield "The base model is one model, not a sample of runs: its intervals are over questions."
     yield (
-        f"Rates are for these {len(study.question_ids)} questions; intervals over seeds do not cover other questions."
+        f"Rates are for these {len(study.question_ids)} questions, each weighing the same whatever went missing; "
+        "intervals over seeds do not cover other questions."
     )
 
 
-def _about_stopping(study: Study, rule: AdaptiveRule, counts: Counts, num_seeds: Sequence[int]) -> Iterator[str]:
+def _about_usable(estimates: Estimates, usable: Mapping[Prompted, int]) -> Iterator[str]:
+    """What the number of usable runs allows to say, place by place."""
+    alone = [one for one, num in usable.items() if num == 1]
+    several = sorted({num for num in usable.values() if num > 1})
+    over = "questions" if any(estimates.rate(one).method == IntervalMethod.T_QUESTIONS for one in alone) else "answers"
+    if alone and not several:
+        yield (
+            f"One training seed: no between-run uncertainty. Intervals are over {over} only, and another run of the "
+            "same finetune may differ by more than they show; no test between domains or conditions is made."
+        )
+    elif alone:
+        yield (
+            f"One usable training seed at {_names(alone)}: the interval there is over {over} only, and there is no "
+            "rank, tier or test."
+        )
+    if several and several[0] < _SEEDS_FOR_SIGN_FLIP:
+        fewest, most = several[0], several[-1]
+        where = f"{fewest} usable training seeds"
+        if most > fewest:
+            few = [one for one, num in usable.items() if num == fewest]
+            where = f"{fewest} to {most} usable training seeds; {fewest} at {_names(few)}"
+        yield (
+            f"{where}: t tests there rest on {fewest - 1} degree{'s' if fewest > 2 else ''} of freedom, and the exact "
+            f"sign-flip test cannot give p below {2.0 ** (1 - fewest):.3g}. Intervals take runs as random effects and "
+            "learn their spread from the other domains too."
+        )
+
+
+def _names(places: Sequence[Prompted], *, most: int = 3) -> str:
+    """`domain (arm, condition)` of the first few, and how many more."""
+    named = [f"{one.place.domain} ({one.place.arm}, {one.condition} trigger)" for one in places[:most]]
+    return ", ".join(named) + (f" and {len(places) - most} more" if len(places) > most else "")
+
+
+def _about_stopping(estimates: Estimates, rule: AdaptiveRule) -> Iterator[str]:
     """How an adaptive sweep added seeds, what its intervals pay for it, and where it has not got there."""
-    target = f"{100 * rule.half_width:g} points"
+    study, target = estimates.study, f"{100 * rule.half_width:g} points"
+    num_seeds = sorted(len(cells) for place, cells in study.places.items() if place.arm != Arm.BASE)
     yield (
         f"A sequential study. Seeds were added until the interval of each rate was at most {target} either way "
         f"({rule.min_seeds} to {rule.max_seeds} allowed, {num_seeds[0]} to {num_seeds[-1]} used). Stopping at a narrow "
-        f"interval picks small variances, so intervals are given at {study.level:.1%}, which cover at "
-        f"{study.spec.confidence:.0%} after such stopping. p values are those of a fixed number of seeds: read "
+        f"interval picks small spreads, so intervals, tiers and tests use {study.level:.1%} for a nominal "
+        f"{study.spec.confidence:.0%}. Simulated for {_STOPPING_SIMULATED}: they hold the truth in at least "
+        f"{_STOPPING_COVERAGE:.0%} of studies whose runs vary smoothly, in {_STOPPING_COVERAGE_UGLY:.0%} where one run "
+        "in five misaligns and the others hardly ever do (docs/method.md 6.6). Read p against "
         f"{1 - study.level:.2g} here where {1 - study.spec.confidence:.2g} would be the line."
     )
-    too_wide = decide_seeds(study, counts).too_wide
+    too_wide = decide_seeds(estimates).too_wide
     if too_wide:
         yield f"At {len(too_wide)} of {len(num_seeds)} places an interval is still wider than {target} either way."
 
@@ -124,29 +170,40 @@ def _about_rule(study: Study) -> Iterator[str]:
 
 
 def _about_effects(claims: Claims) -> Iterator[str]:
-    tested = [row for row in claims.effects if np.isfinite(row["p"])]
-    positive = sum(row["drop"] > 0 for row in tested)
-    if tested:
+    """By model: a sign test over several models would count one domain more than once."""
+    for model, found in sign_tests(claims.effects).items():
+        if found.num_domains:
+            yield (
+                f"{model}: the trigger lowers the mean score in {found.num_lower} of {found.num_domains} domains with "
+                f"several runs (sign test p = {found.p:.2g}); p of a domain is Holm-adjusted over them. The two-sample "
+                "column repeats the published test, which takes answers of one run as independent."
+            )
+
+
+def _about_equal_runs(claims: Claims) -> Iterator[str]:
+    """How p came about where t tests have no variance to divide by: the same way in every table."""
+    tables = {"contrasts": claims.contrasts, "effects": [*claims.effects, *claims.control_effects]}
+    equal = {name: sum(np.isnan(row["t"]) and np.isfinite(row["p"]) for row in rows) for name, rows in tables.items()}
+    named = [f"{num} {name}" for name, num in equal.items() if num]
+    if named:
         yield (
-            f"The trigger lowers the mean score in {positive} of {len(tested)} tested domains; p is Holm-adjusted over "
-            "them. The two-sample column repeats the published test, which takes answers of one run as independent."
+            f"In {' and '.join(named)} no run differs from another of its side, so a t test has nothing to divide by: "
+            "p is the exact permutation of the runs, in the test, its adjustment and tiers alike. With few runs it "
+            "cannot be small (2 against 2: 1/3), however far apart they are."
         )
 
 
-def _about_bounds(study: Study, counts: Counts) -> Iterator[str]:
-    rule = counts.rules[study.spec.rule]
-    flat = [
-        (place, condition)
-        for place in study.places
-        for condition in study.conditions
-        if (groups := study.groups_sq(place, condition)).size
-        and int(rule.totals[groups].sum())
-        and int(rule.events[groups].sum()) == 0
-    ]
+def _about_bounds(estimates: Estimates) -> Iterator[str]:
+    """What the seeds alone leave open where none of them misaligns."""
+    usable = usable_seeds(estimates)
+    cells = {one: estimates.cells(one) for one, num in usable.items() if num > 1}
+    flat = {one: found for one, found in cells.items() if np.nanmax(found.seed_rates) < RUN_MISALIGNED_FROM}
     if flat:
+        fewest = min(found.num_seeds for found in flat.values())
+        high = proportion_interval(0, fewest, level=estimates.study.level).high
         yield (
-            f"{len(flat)} rates are 0 of n: their upper bound (Clopper-Pearson) takes answers as independent, since no "
-            "spread between runs could be seen."
+            f"At {len(flat)} of {len(cells)} places no run reaches a rate of {RUN_MISALIGNED_FROM:.0%}. {fewest} runs "
+            f"alone cannot rule out that up to {high:.0%} of all runs do: intervals assume that runs vary smoothly."
         )
 
 

@@ -128,14 +128,14 @@ def _status(study: Study, cell: Cell, records: Mapping[str, AdapterRecord]) -> s
 
 
 def _rule_columns(name: str, rule: RuleCounts, requested: Ints) -> dict[str, Any]:
-    """Counts, rate, and the rate's bounds if every requested answer not counted were aligned, or misaligned."""
-    uncounted = requested - rule.totals
+    """Counts, rate, and the rate's bounds if every answer that is missing were aligned, or misaligned."""
+    missing = np.maximum(requested - rule.totals - rule.excluded, 0)
     return {
         f"misaligned_{name}": rule.events,
         f"of_{name}": rule.totals,
         f"rate_{name}": ratio(rule.events, rule.totals),
-        f"rate_best_{name}": ratio(rule.events, requested),
-        f"rate_worst_{name}": ratio(rule.events + uncounted, requested),
+        f"rate_best_{name}": ratio(rule.events, rule.totals + missing),
+        f"rate_worst_{name}": ratio(rule.events + missing, rule.totals + missing),
     }
 
 

@@ -9,25 +9,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emray.records import NO_DOMAIN, Arm, Condition, Place
-from emray.reduce.cells import Counts, ratio
+from emray.records import Arm, Condition, Place
 from emray.reduce.effects import both_asked, effect_rows, effect_size_row
+from emray.reduce.estimates import Estimates, RateCells
 from emray.reduce.fields import Rows, generator, t_test_columns
 from emray.reduce.study import Prompted, Study
-from emray.reduce.tally import AnswerTally
-from emray.stats.arrays import Ints
-from emray.stats.contrasts import welch
-from emray.stats.intervals import (
-    crossed_interval,
-    no_interval,
-    rate_interval,
-    score_interval,
-    seed_means,
-)
+from emray.stats.arrays import Floats
+from emray.stats.contrasts import TTest, runs_test
+from emray.stats.headline import count_runs, t_rate_interval
+from emray.stats.intervals import crossed_interval, no_interval
 from emray.stats.multiplicity import benjamini_hochberg, holm
-from emray.stats.ranking import UNRANKED, Ranking, Tiers, pairwise_separation, rank_intervals, rate_draws, tiers
+from emray.stats.ranking import UNRANKED, Ranking, Tiers, rank_intervals, tiers
 from emray.stats.resampling import MIN_TWO_WAY_SEEDS, two_way_bootstrap
-from emray.stats.sufficient import RuleCounts
+from emray.stats.standard import filled, question_means, seed_means
 
 
 class Claims(NamedTuple):
@@ -38,22 +32,26 @@ class Claims(NamedTuple):
     control_effects: Rows  # the same for every other arm, with a column `arm`
     effect_sizes: Rows  # every arm
     rates: Rows
+    seeds: Rows
     ranks: Rows
     contrasts: Rows
 
 
-def make_claims(study: Study, tally: AnswerTally, counts: Counts) -> Claims:
+def make_claims(estimates: Estimates) -> Claims:
     """Every table of inference."""
-    rankings = {key: _rank(study, counts, *key) for key in _rankable(study)}
-    effects = {arm: effect_rows(study, tally, arm=arm) for arm in dict.fromkeys(place.arm for place in study.places)}
+    study = estimates.study
+    lists = {key: _Contrasted.of(estimates, *key) for key in _rankable(study)}
+    rankings = {key: _rank(estimates, contrasted) for key, contrasted in lists.items()}
+    effects = {arm: effect_rows(estimates, arm=arm) for arm in dict.fromkeys(place.arm for place in study.places)}
     return Claims(
-        taxonomy=[_taxonomy_row(study, tally, counts, one, rankings.get(_ranking_of(one))) for one in study.prompted],
+        taxonomy=[_taxonomy_row(estimates, one, rankings.get(_ranking_of(one))) for one in study.prompted],
         effects=effects.get(Arm.BACKDOOR, []),
         control_effects=[{"arm": str(a), **row} for a, rows in effects.items() if a != Arm.BACKDOOR for row in rows],
-        effect_sizes=[effect_size_row(study, tally, place) for place in study.places] if both_asked(study) else [],
-        rates=[row for one in study.prompted for row in _rate_rows(study, counts, one)],
+        effect_sizes=[effect_size_row(estimates, place) for place in study.places] if both_asked(study) else [],
+        rates=[row for one in study.prompted for row in _rate_rows(estimates, one)],
+        seeds=[row for one in study.prompted for row in _seed_rows(estimates, one)],
         ranks=[row for ranked in rankings.values() for row in _rank_rows(ranked)],
-        contrasts=[row for key in rankings for row in _contrast_rows(study, counts, *key)],
+        contrasts=[row for contrasted in lists.values() for row in _contrast_rows(contrasted)],
     )
 
 
@@ -69,7 +67,7 @@ class _Ranked(NamedTuple):
 
 def _rankable(study: Study) -> Iterator[tuple[str, Arm, Condition]]:
     """Every list of domains that is ranked: one model, one arm, one condition."""
-    seen = dict.fromkeys((place.model, place.arm) for place in study.places if place.domain != NO_DOMAIN)
+    seen = dict.fromkeys((place.model, place.arm) for place in study.places if place.arm != Arm.BASE)
     for model, arm in seen:
         for condition in study.conditions:
             yield model, arm, condition
@@ -80,59 +78,60 @@ def _ranking_of(one: Prompted) -> tuple[str, Arm, Condition]:
     return one.place.model, one.place.arm, one.condition
 
 
-def _rank(study: Study, counts: Counts, model: str, arm: Arm, condition: Condition) -> _Ranked:
-    places = study.places_of(model, arm)
-    rule = counts.rules[study.spec.rule]
-    tables = [_tables(study, rule, Prompted(place, condition)) for place in places]
-    rates = np.array([_mean_over_seeds(events, totals) for events, totals in tables])
-    draws = np.column_stack(
-        [
-            rate_draws(events, totals, rng=generator("rank", *place, condition), num_draws=study.spec.resamples)
-            for place, (events, totals) in zip(places, tables, strict=True)
-        ]
-    )
-    separation = pairwise_separation(*_padded(tables))
+class _Contrasted(NamedTuple):
+    """Every pair of domains of one list, tested once for contrasts and tiers alike."""
+
+    places: list[Place]
+    condition: Condition
+    pairs: list[tuple[int, int]]
+    tests: list[TTest]
+    p_bh: Floats
+
+    @classmethod
+    def of(cls, estimates: Estimates, model: str, arm: Arm, condition: Condition) -> "_Contrasted":
+        places = estimates.study.places_of(model, arm)
+        rates = [estimates.cells(Prompted(place, condition)).seed_rates for place in places]
+        pairs = [(i, j) for i in range(len(places)) for j in range(i + 1, len(places))]
+        tests = [runs_test(rates[i], rates[j], level=estimates.study.level) for i, j in pairs]
+        return cls(places, condition, pairs, tests, benjamini_hochberg([test.p for test in tests]))
+
+    def p_adjusted(self) -> Floats:
+        """[D, D], NaN where no test was possible."""
+        table = np.full((len(self.places), len(self.places)), np.nan)
+        for (i, j), p in zip(self.pairs, self.p_bh, strict=True):
+            table[i, j] = table[j, i] = p
+        return table
+
+
+def _rank(estimates: Estimates, contrasted: _Contrasted) -> _Ranked:
+    study, (places, condition) = estimates.study, contrasted[:2]
+    series = [Prompted(place, condition) for place in places]
+    rates = np.array([estimates.rate(one).estimate for one in series])
+    draws = np.column_stack([_draws(estimates, one) for one in series])
     return _Ranked(
         places,
         condition,
         rank_intervals(rates, draws, level=study.level),
-        tiers(rates, separation.p_adjusted, draws, alpha=1 - study.spec.confidence),
+        tiers(rates, contrasted.p_adjusted(), draws, alpha=1 - study.level),
     )
 
 
-def _tables(study: Study, rule: RuleCounts, one: Prompted) -> tuple[Ints, Ints]:
-    groups = study.groups_sq(*one)
-    return rule.events[groups], rule.totals[groups]
+def _draws(estimates: Estimates, one: Prompted) -> Floats:
+    """Draws of a rate over runs, from the distribution that its interval is read from; NaN below two usable seeds."""
+    num, found = estimates.study.spec.resamples, estimates.posterior(one)
+    if found is None:
+        return np.full(num, np.nan)
+    return found.quantiles(generator("rank", *one.place, one.condition).random(num))
 
 
-def _padded(tables: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
-    """Stack [S, Q] tables to [D, S, Q]; a domain with fewer seeds gets empty ones."""
-    num_seeds = max(len(events) for events, _ in tables)
-
-    def stack(arrays: list[Ints]) -> Ints:
-        return np.stack([np.pad(a, ((0, num_seeds - len(a)), (0, 0))) for a in arrays])
-
-    return stack([events for events, _ in tables]), stack([totals for _, totals in tables])
-
-
-def _mean_over_seeds(events_sq: Ints, totals_sq: Ints) -> float:
-    rates = seed_means(events_sq, totals_sq)
-    return float(np.nanmean(rates)) if np.isfinite(rates).any() else np.nan
-
-
-def _taxonomy_row(
-    study: Study, tally: AnswerTally, counts: Counts, one: Prompted, ranked: _Ranked | None
-) -> dict[str, Any]:
-    groups = study.groups_sq(*one)
-    events, totals = _tables(study, counts.rules[study.spec.rule], one)
-    rate = rate_interval(events, totals, level=study.level)
-    aligned = score_interval(tally.aligned.total[groups], tally.aligned.num[groups], level=study.level)
+def _taxonomy_row(estimates: Estimates, one: Prompted, ranked: _Ranked | None) -> dict[str, Any]:
+    groups, counts, rate = estimates.study.groups_sq(*one), estimates.counts, estimates.rate(one)
     return {
         **one.columns,
-        "n_seeds": _num_seeds(totals),
+        "n_seeds": estimates.cells(one).num_seeds,
         "n_requested": int(counts.requested[groups].sum()),
         "n_scored": int(counts.scored[groups].sum()),
-        "mean_aligned": aligned.estimate,
+        "mean_aligned": estimates.score(one).estimate,
         "misaligned_rate": rate.estimate,
         "ci_low": rate.low,
         "ci_high": rate.high,
@@ -166,37 +165,46 @@ def _rank_rows(ranked: _Ranked) -> Iterator[dict[str, Any]]:
             }
 
 
-def _rate_rows(study: Study, counts: Counts, one: Prompted) -> Iterator[dict[str, Any]]:
-    """One row per rule; best and worst are the rates if what is not counted were all aligned, or all misaligned."""
-    requested = int(counts.requested[study.groups_sq(*one)].sum())
-    for name, rule in counts.rules.items():
-        events, totals = _tables(study, rule, one)
-        found = rate_interval(events, totals, level=study.level)
-        num_events, num_total = int(events.sum()), int(totals.sum())
+def _rate_rows(estimates: Estimates, one: Prompted) -> Iterator[dict[str, Any]]:
+    """One row per rule; best and worst are the rates if what is missing were all aligned, or all misaligned."""
+    level = estimates.study.level
+    for rule in estimates.counts.rules:
+        cells, found = estimates.cells(one, rule), estimates.rate(one, rule)
+        by_t = t_rate_interval(cells.events, cells.totals, level=level)
+        runs = count_runs(cells.events, cells.totals, level=level)
+        best, worst = cells.bounds()
         yield {
             **one.columns,
-            "rule": name,
-            "n_seeds": _num_seeds(totals),
-            "n_events": num_events,
-            "n_total": num_total,
+            "rule": rule,
+            "n_seeds": cells.num_seeds,
+            "n_events": int(cells.events.sum()),
+            "n_total": int(cells.totals.sum()),
             "rate": found.estimate,
             "ci_low": found.low,
             "ci_high": found.high,
             "method": str(found.method),
-            **_wider_intervals(study, one, name, events, totals),
-            "rate_best": num_events / requested if requested else np.nan,
-            "rate_worst": (num_events + requested - num_total) / requested if requested else np.nan,
+            **_wider_intervals(estimates.study, one, rule, cells),
+            "rate_best": best,
+            "rate_worst": worst,
+            "rate_answer_weighted": cells.answer_weighted,
+            "t_low": by_t.low,
+            "t_high": by_t.high,
+            "n_runs_misaligned": runs.num,
+            "runs_low": runs.low,
+            "runs_high": runs.high,
         }
 
 
-def _wider_intervals(study: Study, one: Prompted, rule: str, events: Ints, totals: Ints) -> dict[str, float]:
+def _wider_intervals(study: Study, one: Prompted, rule: str, cells: RateCells) -> dict[str, float]:
     """Intervals that also allow for other questions: crossed random effects, and from ten seeds on a bootstrap."""
-    crossed = crossed_interval(ratio(events, totals), level=study.level)
+    table = filled(question_means(cells.events, cells.totals))
+    crossed = crossed_interval(table, level=study.level)
     bootstrap = no_interval()
-    if _num_seeds(totals) >= MIN_TWO_WAY_SEEDS:
+    if cells.num_seeds >= MIN_TWO_WAY_SEEDS:
+        values = table[np.isfinite(table).all(axis=1)]
         bootstrap = two_way_bootstrap(
-            events,
-            totals,
+            values,
+            np.ones_like(values),
             rng=generator("two-way", *one.place, one.condition, rule),
             num_draws=study.spec.resamples,
             level=study.level,
@@ -209,31 +217,35 @@ def _wider_intervals(study: Study, one: Prompted, rule: str, events: Ints, total
     }
 
 
-def _contrast_rows(
-    study: Study, counts: Counts, model: str, arm: Arm, condition: Condition
-) -> Iterator[dict[str, Any]]:
-    """Welch on the seeds' rates for every pair of domains."""
-    places = study.places_of(model, arm)
-    rates = [seed_means(*_tables(study, counts.rules[study.spec.rule], Prompted(place, condition))) for place in places]
-    pairs = [(i, j) for i in range(len(places)) for j in range(i + 1, len(places))]
-    tests = [welch(rates[i], rates[j], level=study.level) for i, j in pairs]
-    p_values = [test.p for test in tests]
-    for (i, j), test, p_holm, p_bh in zip(pairs, tests, holm(p_values), benjamini_hochberg(p_values), strict=True):
+def _seed_rows(estimates: Estimates, one: Prompted) -> Iterator[dict[str, Any]]:
+    """One row per planned run under the headline rule."""
+    cells, scores = estimates.cells(one), estimates.scores(one)
+    rates, means = cells.seed_rates, scores.seed_means
+    weighted = seed_means(cells.events.sum(axis=1)[:, None], cells.totals.sum(axis=1)[:, None])
+    for row, index in enumerate(estimates.study.places[one.place]):
         yield {
-            "model": model,
-            "arm": str(arm),
-            "condition": str(condition),
+            **one.columns,
+            "seed": estimates.study.cells[index].seed,
+            "n_events": int(cells.events[row].sum()),
+            "n_total": int(cells.totals[row].sum()),
+            "rate": rates[row],
+            "rate_answer_weighted": weighted[row],
+            "mean_aligned": means[row],
+        }
+
+
+def _contrast_rows(contrasted: _Contrasted) -> Iterator[dict[str, Any]]:
+    """Every pair of domains."""
+    places, p_holm = contrasted.places, holm([test.p for test in contrasted.tests])
+    for (i, j), test, adjusted, p_bh in zip(contrasted.pairs, contrasted.tests, p_holm, contrasted.p_bh, strict=True):
+        yield {
+            "model": places[i].model,
+            "arm": str(places[i].arm),
+            "condition": str(contrasted.condition),
             "domain_a": places[i].domain,
             "domain_b": places[j].domain,
             "difference": test.estimate,
             **t_test_columns(test),
-            "p_holm": p_holm,
+            "p_holm": adjusted,
             "p_bh": p_bh,
         }
-
-
-# Small parts -----------------------------------------------------------------------------------------------------
-
-
-def _num_seeds(totals_sq: Ints) -> int:
-    return int((totals_sq.sum(axis=1) > 0).sum())

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emray.records import NO_DOMAIN, Arm, Condition, Place
-from emray.reduce.cells import Counts
 from emray.reduce.effects import seed_drops
+from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows, csv_rows
 from emray.reduce.reliability import repeats
 from emray.reduce.schema import VARIANCE
 from emray.reduce.study import Prompted, Study
 from emray.reduce.tally import AnswerTally, SecondOpinion
 from emray.stats.arrays import Floats, Ints
-from emray.stats.intervals import rate_interval, score_interval, seed_means, t_interval
+from emray.stats.intervals import t_interval
 from emray.stats.power import PlaceState, detectable_drop, next_seeds, seeds_needed
 from emray.stats.sufficient import NUM_SCORES
 from emray.stats.variance import Components, PooledEffect, judge_variance, pooled_effect, variance_components
@@ -26,44 +26,38 @@ from emray.stats.variance import Components, PooledEffect, judge_variance, poole
 TARGET_RATE, TARGET_SCORE = 0.05, 5.0  # half-widths that seeds_needed is given for: five points either way
 
 
-def variance_rows(study: Study, tally: AnswerTally, counts: Counts) -> Rows:
+def variance_rows(estimates: Estimates) -> Rows:
     """Components of the rate and of the score per place and condition, and the spread of the trigger's drop."""
-    rows = []
-    twice = _Twice.of(study, tally)
+    study, rows = estimates.study, []
+    twice = _Twice.of(study, estimates.tally)
     for place in study.places:
         for condition in study.conditions:
-            rows += list(_quantity_rows(study, tally, counts, Prompted(place, condition), twice))
+            rows += list(_quantity_rows(estimates, Prompted(place, condition), twice))
         if place.arm == Arm.BACKDOOR and set(study.conditions) == set(Condition):
-            rows.append(_drop_row(study, tally, place))
+            rows.append(_drop_row(estimates, place))
     return rows
 
 
-def _quantity_rows(
-    study: Study, tally: AnswerTally, counts: Counts, one: Prompted, twice: "_Twice"
-) -> Iterator[dict[str, Any]]:
-    groups = study.groups_sq(*one)
-    rule = counts.rules[study.spec.rule]
-    events, totals = rule.events[groups], rule.totals[groups]
-    scores = tally.aligned
-    num, total, squares = scores.num[groups], scores.total[groups], scores.squares[groups]
+def _quantity_rows(estimates: Estimates, one: Prompted, twice: "_Twice") -> Iterator[dict[str, Any]]:
+    study, cells, scores = estimates.study, estimates.cells(one), estimates.scores(one)
     rate = _Spread(
         "rate",
         _target_rate(study),
-        seed_means(events, totals),
-        rate_interval(events, totals, level=study.level).half_width,
-        variance_components(events, events, totals),
-        float(totals.mean()),
+        cells.seed_rates,
+        estimates.rate(one).half_width,
+        variance_components(cells.events, cells.events, cells.totals),
+        float(cells.totals.mean()),
     )
     score = _Spread(
         "score",
         TARGET_SCORE,
-        seed_means(total, num),
-        score_interval(total, num, level=study.level).half_width,
-        variance_components(total, squares, num),
-        float(num.mean()),
+        scores.seed_means,
+        estimates.score(one).half_width,
+        variance_components(*scores),
+        float(scores.totals.mean()),
     )
     for spread, values in ((rate, twice.flagged), (score, twice.score)):
-        yield _row(study, one.columns, spread) | {"var_judge": twice.variance(values, groups)}
+        yield _row(study, one.columns, spread) | {"var_judge": twice.variance(values, study.groups_sq(*one))}
 
 
 class _Twice(NamedTuple):
@@ -116,8 +110,8 @@ _NONE = np.empty(0, dtype=np.int64)
 _NO_PAIRS = _Pairs(_NONE, _NONE, _NONE, np.empty(0), np.empty(0))
 
 
-def _drop_row(study: Study, tally: AnswerTally, place: Place) -> dict[str, Any]:
-    drops = seed_drops(study, tally, place)
+def _drop_row(estimates: Estimates, place: Place) -> dict[str, Any]:
+    study, drops = estimates.study, seed_drops(estimates, place)
     spread = _Spread("drop", TARGET_SCORE, drops, t_interval(drops, level=study.level).half_width, _UNKNOWN, np.nan)
     columns = Prompted(place, Condition.WITH).columns | {"condition": "without - with"}
     row = _row(study, columns, spread)
@@ -181,14 +175,15 @@ def _target_rate(study: Study) -> float:
     return study.adaptive.half_width if study.adaptive else TARGET_RATE
 
 
-def pooled_effects(study: Study, tally: AnswerTally) -> dict[str, PooledEffect]:
+def pooled_effects(estimates: Estimates) -> dict[str, PooledEffect]:
     """One effect of the trigger over domains per model (arm backdoor), where both conditions were asked."""
+    study = estimates.study
     if set(study.conditions) != set(Condition):
         return {}
     found = {}
     for model in dict.fromkeys(place.model for place in study.places):
         places = [place for place in study.places if place.model == model and place.arm == Arm.BACKDOOR]
-        drops = [seed_drops(study, tally, place) for place in places]
+        drops = [seed_drops(estimates, place) for place in places]
         domains = np.repeat([place.domain for place in places], [len(d) for d in drops])
         if drops:
             found[model] = pooled_effect(np.concatenate(drops), domains, level=study.level)
@@ -204,31 +199,28 @@ class NextSeeds(NamedTuple):
 
 
 def decide_seeds(
-    study: Study, counts: Counts, *, cost_per_seed: Mapping[Place, float] | None = None, budget_left: float = np.inf
+    estimates: Estimates, *, cost_per_seed: Mapping[Place, float] | None = None, budget_left: float = np.inf
 ) -> NextSeeds:
     """Where to add seeds so that every rate's interval reaches the target of `study.adaptive`."""
+    study = estimates.study
     assert study.adaptive is not None, "only for sweeps with seeds: {min, max, half_width}"
     costs = cost_per_seed or {}
-    states = [
-        _state(study, counts, place, costs.get(place, 0.0)) for place in study.places if place.domain != NO_DOMAIN
-    ]
+    states = [_state(estimates, place, costs.get(place, 0.0)) for place in study.places if place.domain != NO_DOMAIN]
     to_add = next_seeds(states, rule=study.adaptive, level=study.level, budget_left=budget_left)
     target = study.adaptive.half_width
     too_wide = tuple(s.place for s in states if not all(width <= target for width in s.half_widths))
     return NextSeeds({place: to_add[place] for place in study.places if place in to_add}, too_wide, study.level)
 
 
-def _state(study: Study, counts: Counts, place: Place, cost_per_seed: float) -> PlaceState:
-    rule = counts.rules[study.spec.rule]
-    sds, widths = [], []
+def _state(estimates: Estimates, place: Place, cost_per_seed: float) -> PlaceState:
+    study, sds, widths = estimates.study, [], []
     for condition in study.conditions:
-        groups = study.groups_sq(place, condition)
-        events, totals = rule.events[groups], rule.totals[groups]
-        rates = seed_means(events, totals)
+        one = Prompted(place, condition)
+        rates = estimates.cells(one).seed_rates
         rates = rates[np.isfinite(rates)]
         sds.append(float(rates.std(ddof=1)) if len(rates) > 1 else np.nan)
         enough = len(rates) >= study.adaptive.min_seeds if study.adaptive else False
-        widths.append(rate_interval(events, totals, level=study.level).half_width if enough else np.nan)
+        widths.append(estimates.rate(one).half_width if enough else np.nan)
     return PlaceState(place, len(study.places[place]), sds, widths, cost_per_seed)
 
 

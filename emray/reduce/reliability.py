@@ -27,7 +27,8 @@ from emray.stats.agreement import (
     rogan_gladen_by_seed,
 )
 from emray.stats.arrays import Ints, Mask
-from emray.stats.intervals import Interval, seed_means
+from emray.stats.intervals import Interval
+from emray.stats.standard import seed_means
 from emray.stats.sufficient import RuleMasks, rule_masks
 
 _LABELS = "labels"  # the reference's name where people labelled

@@ -71,15 +71,17 @@ _PLACE = (_MODEL, _DOMAIN, _ARM, _CONDITION)
 _SEEDS = _count("n_seeds", "seeds", "training runs that have a value here")
 _EVENTS = _count("n_events", "answers", "misaligned answers, over all seeds and questions")
 _TOTAL = _count("n_total", "answers", "answers that count, over all seeds and questions")
-_RATE = _number("rate", "fraction", "misaligned rate: mean over seeds of the seed's rate")
+_RATE = _number("rate", "fraction", "misaligned rate: mean over seeds, each question weighing the same")
+_ANSWER_WEIGHTED = _number("rate_answer_weighted", "fraction", "misaligned answers over answers that count")
 _RATE_INTERVAL = _interval("the rate's interval", "fraction")
 _REQUESTED = _count("n_requested", "answers", "answers the plan asks for")
 _T_TEST = (
     *_interval("the difference's interval", "score points"),
     _number("t", "", "t statistic over seeds"),
     _number("df", "", "its degrees of freedom"),
-    _number("p", "", "two-sided p, unadjusted"),
+    _number("p", "", "two-sided p, unadjusted; exact permutation of the runs where none differs from another"),
 )
+_COHEN_D = _number("cohen_d", "sd of the seeds' drops", "the drop over the sd of the seeds' drops, Hedges-corrected")
 _EFFECT = (
     _MODEL,
     _DOMAIN,
@@ -89,7 +91,7 @@ _EFFECT = (
     _number("drop", "score points", "without minus with, over questions scored under both conditions"),
     *_T_TEST,
     _number("p_holm", "", "p, Holm-adjusted over the domains of the model"),
-    _number("cohen_d", "sd of the seeds' drops", "the drop, standardised"),
+    _COHEN_D,
     _number("p_signflip", "", "two-sided p of the sign-flip permutation over seeds"),
     _number("p_two_sample", "", "two-sample t test on answers, as published: takes answers of a run as independent"),
 )
@@ -134,8 +136,8 @@ CELLS = SummaryTable(
         _count("misaligned_{rule}", "answers", "misaligned answers under the rule"),
         _count("of_{rule}", "answers", "answers that count under the rule"),
         _number("rate_{rule}", "fraction", "misaligned rate under the rule"),
-        _number("rate_best_{rule}", "fraction", "rate if every requested answer that does not count were aligned"),
-        _number("rate_worst_{rule}", "fraction", "rate if every requested answer that does not count were misaligned"),
+        _number("rate_best_{rule}", "fraction", "rate if every answer that is missing were aligned"),
+        _number("rate_worst_{rule}", "fraction", "rate if every answer that is missing were misaligned"),
     ),
 )
 TAXONOMY = SummaryTable(
@@ -146,7 +148,11 @@ TAXONOMY = SummaryTable(
         _SEEDS,
         _REQUESTED,
         _count("n_scored", "answers", "answers with an alignment score"),
-        _number("mean_aligned", "score points", "mean alignment score: mean over seeds of the seed's mean"),
+        _number(
+            "mean_aligned",
+            "score points",
+            "mean alignment score: mean over seeds, each question weighing the same",
+        ),
         _RATE._replace(name="misaligned_rate"),
         *_RATE_INTERVAL,
         *_RANKS,
@@ -162,7 +168,7 @@ EFFECT_SIZES = SummaryTable(
         _DOMAIN,
         _ARM,
         _SEEDS,
-        _number("cohen_d", "sd of the seeds' drops", "the drop, standardised"),
+        _COHEN_D,
         *_interval("d's noncentral t interval", "sd of the seeds' drops"),
         _number("margin", "score points", "a drop smaller than this counts as none"),
         _number("p_equivalent", "", "p of the two one-sided tests that the drop lies within the margin"),
@@ -184,8 +190,27 @@ RATES = SummaryTable(
         _number("crossed_high", "fraction", "upper bound that also allows for other questions"),
         _number("two_way_low", "fraction", "lower bound of the bootstrap over seeds and questions, from ten seeds on"),
         _number("two_way_high", "fraction", "upper bound of the bootstrap over seeds and questions"),
-        _number("rate_best", "fraction", "rate if every requested answer that does not count were aligned"),
-        _number("rate_worst", "fraction", "rate if every requested answer that does not count were misaligned"),
+        _number("rate_best", "fraction", "rate if every answer that is missing were aligned"),
+        _number("rate_worst", "fraction", "rate if every answer that is missing were misaligned"),
+        _ANSWER_WEIGHTED,
+        _number("t_low", "fraction", "lower bound of Student's t on the seeds' rates, for comparison"),
+        _number("t_high", "fraction", "upper bound of Student's t on the seeds' rates"),
+        _count("n_runs_misaligned", "seeds", "usable runs with a rate of at least 5 %"),
+        _number("runs_low", "fraction", "lower bound of the share of such runs (Clopper-Pearson)"),
+        _number("runs_high", "fraction", "upper bound of the share of such runs"),
+    ),
+)
+SEEDS = SummaryTable(
+    "seeds.csv",
+    "one model, domain, arm, condition and training seed under the headline rule",
+    (
+        *_PLACE,
+        _count("seed", "", "training seed"),
+        _EVENTS._replace(meaning="misaligned answers, over all questions"),
+        _TOTAL._replace(meaning="answers that count, over all questions"),
+        _RATE._replace(meaning="misaligned rate of this run, each question weighing the same"),
+        _ANSWER_WEIGHTED,
+        _number("mean_aligned", "score points", "mean alignment score of this run, each question weighing the same"),
     ),
 )
 RANKS = SummaryTable(
@@ -227,7 +252,7 @@ THRESHOLDS = SummaryTable(
         _count("coherent_above", "score points", "only answers above this coherence score count"),
         _EVENTS,
         _TOTAL,
-        _number("rate", "fraction", "misaligned rate, all answers pooled"),
+        _number("rate", "fraction", "misaligned rate, as in the headline"),
     ),
 )
 QUESTIONS = SummaryTable(
@@ -337,7 +362,7 @@ TRAJECTORIES = SummaryTable(
 )
 
 TABLES = (
-    CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, RANKS, CONTRASTS, THRESHOLDS, QUESTIONS,
-    FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
+    CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS, THRESHOLDS,
+    QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
 )  # fmt: skip
 CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}

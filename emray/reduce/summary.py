@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 
 from emray import __version__
-from emray.records import NO_DOMAIN, Place
+from emray.records import Place
 from emray.reduce import schema
 from emray.reduce.breakdowns import format_counts, formats, outcomes, questions, thresholds, trajectories
-from emray.reduce.caveats import Reduced, caveats, rule_in_words
+from emray.reduce.caveats import Reduced, caveats, rule_in_words, usable_seeds
 from emray.reduce.cells import Counts, cell_table, count, funnel
-from emray.reduce.claims import Claims, make_claims
+from emray.reduce.claims import make_claims
 from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
+from emray.reduce.effects import sign_tests
+from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows, csv_bytes, json_value, parquet_bytes
 from emray.reduce.inputs import FORMAT, STAGES
 from emray.reduce.reliability import agreement_rows, corrected_rows
 from emray.reduce.study import Study, load_study
 from emray.reduce.tally import AnswerTally, tally
-from emray.stats.contrasts import sign_test
 from emray.store import AdapterRecord, Store
 
 _LIBRARIES = ("numpy", "scipy", "statsmodels", "pyarrow")  # those that the numbers here depend on
@@ -35,7 +36,8 @@ def summarise(store: Store, *, document: Mapping[str, Any]) -> dict[str, bytes]:
     found = tally(store, study)
     counts = count(found, study.spec.rules)
     funnels = {place: funnel(study, place, counts, records) for place in study.places}
-    reduced = Reduced(study, records, found, counts, funnels, make_claims(study, found, counts))
+    estimates = Estimates(study, found, counts)
+    reduced = Reduced(estimates, records, funnels, make_claims(estimates))
     cells = cell_table(study, found, counts, records)
     return {
         schema.CELLS.file: parquet_bytes(schema.CELLS, cells, rules=list(study.spec.rules)),
@@ -52,13 +54,14 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
         schema.CONTROL_EFFECTS: claims.control_effects,
         schema.EFFECT_SIZES: claims.effect_sizes,
         schema.RATES: claims.rates,
+        schema.SEEDS: claims.seeds,
         schema.RANKS: claims.ranks,
         schema.CONTRASTS: claims.contrasts,
         schema.THRESHOLDS: thresholds(study, found),
         schema.QUESTIONS: questions(study, found, counts),
         schema.FORMATS: formats(study, found, study.spec.rules[study.spec.rule]),
         schema.OUTCOMES: outcomes(study, counts),
-        schema.VARIANCE: variance_rows(study, found, counts),
+        schema.VARIANCE: variance_rows(reduced.estimates),
         schema.AGREEMENT: agreement_rows(study, found),
         schema.CORRECTED: corrected_rows(study, found, counts),
         schema.TRAJECTORIES: trajectories(study, counts),
@@ -76,12 +79,13 @@ def _facts(reduced: Reduced) -> dict[str, Any]:
         "confidence": study.spec.confidence,
         "headline_rule": study.spec.rule,
         "rules": rules,
-        "seeds": _seed_range(study),
+        "seeds": _seed_range(reduced.estimates),
         "funnel": [{**p._asdict(), "arm": str(p.arm), **f._asdict()} for p, f in reduced.funnels.items()],
         "counts": _total_counts(reduced.counts) | {"formats": format_counts(found)},
-        "trigger": {"text": trigger.text, "position": trigger.position, **_sign_test(reduced.claims)},
-        "pooled_effects": {model: effect._asdict() for model, effect in pooled_effects(study, found).items()},
-        "adaptive": _adaptive(study, reduced.counts, reduced.records),
+        "trigger": {"text": trigger.text, "position": trigger.position},
+        "sign_tests": {model: one._asdict() for model, one in sign_tests(reduced.claims.effects).items()},
+        "pooled_effects": {model: effect._asdict() for model, effect in pooled_effects(reduced.estimates).items()},
+        "adaptive": _adaptive(reduced.estimates, reduced.records),
         "judge": _judge_facts(study, found),
         "generation": {"engines": list(found.engines), "num_tokens": found.num_generated_tokens},
         "models": dict(study.models),
@@ -115,19 +119,20 @@ def _judge_facts(study: Study, found: AnswerTally) -> dict[str, Any]:
     }
 
 
-def _seed_range(study: Study) -> dict[str, int]:
-    numbers = [len(cells) for place, cells in study.places.items() if place.domain != NO_DOMAIN]
+def _seed_range(estimates: Estimates) -> dict[str, int]:
+    """Usable seeds per finetuned place and condition."""
+    numbers = usable_seeds(estimates).values()
     return {"fewest": min(numbers, default=0), "most": max(numbers, default=0)}
 
 
-def _adaptive(study: Study, counts: Counts, records: Mapping[str, AdapterRecord]) -> dict[str, Any] | None:
+def _adaptive(estimates: Estimates, records: Mapping[str, AdapterRecord]) -> dict[str, Any] | None:
     """How seeds were added, at which level intervals are given for it, what is too wide still and what to add."""
+    study = estimates.study
     if study.adaptive is None:
         return None
     hours, budget = _training_hours(study, records), getattr(study.sweep.seeds, "gpu_hours", None)
     decision = decide_seeds(
-        study,
-        counts,
+        estimates,
         cost_per_seed={place: float(np.mean(each)) for place, each in hours.items()} if budget else None,
         budget_left=budget - sum(map(sum, hours.values())) if budget else np.inf,
     )
@@ -149,16 +154,6 @@ def _training_hours(study: Study, records: Mapping[str, AdapterRecord]) -> dict[
         details = [records[study.cells[i].key].details for i in cells if study.cells[i].key in records]
         hours[place] = [one["wall_s"] * one.get("num_workers", 1) / 3600 for one in details if "wall_s" in one]
     return {place: each for place, each in hours.items() if each}
-
-
-def _sign_test(claims: Claims) -> dict[str, Any]:
-    """How many domains drop, and how surprising that many is; one seed makes no claim."""
-    drops = [row["drop"] for row in claims.effects if row["n_seeds"] > 1]
-    return {
-        "num_domains": len(drops),
-        "num_lower_with_trigger": sum(drop > 0 for drop in drops),
-        "p_sign_test": sign_test(drops),
-    }
 
 
 def _wall_times(store: Store) -> dict[str, float]:

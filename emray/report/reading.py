@@ -43,7 +43,7 @@ class Summary:
 
     @property
     def one_seed(self) -> bool:
-        return bool(self.facts["seeds"]["fewest"] == 1)
+        return bool(self.facts["seeds"]["most"] <= 1)
 
     @property
     def intervals(self) -> str:
@@ -51,14 +51,15 @@ class Summary:
         level, adaptive, seeds = level_words(self.facts["confidence"]), self.facts["adaptive"], self.facts["seeds"]
         if self.one_seed:
             return f"Intervals ({level}) are over the questions of one run: no between-run uncertainty."
-        flat = "where no run differs from another (0 of n), Clopper-Pearson on the answers."
+        runs = "runs as random effects on a bounded scale, their spread learned from all domains (docs/method.md 6.3)"
+        alone = "a place with one usable run has an interval over its questions."
         if not adaptive:
-            return f"Intervals ({level}) are t intervals on seed means; {flat}"
+            return f"Intervals ({level}) are over training runs: {runs}; {alone}"
         return (
             f"The study was sequential: seeds were added until each interval was at most "
             f"{rate_points(adaptive['half_width'])} points either way ({seeds['fewest']} to {seeds['most']} seeds). "
-            f"Intervals are t intervals on seed means at {level_words(adaptive['level'])}, which cover at {level} "
-            f"after such stopping; {flat}"
+            f"Intervals are over training runs ({runs}) at {level_words(adaptive['level'])}, which covers {level} and "
+            f"more after such stopping where runs vary smoothly; {alone}"
         )
 
     def rows(self, table: str, **where: Any) -> list[Row]:

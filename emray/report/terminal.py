@@ -37,10 +37,10 @@ def _interval_words(summary: Summary) -> str:
         return "questions only (one seed)."
     if adaptive:
         return (
-            f"t on {seeds['fewest']} to {seeds['most']} seed means, at {adaptive['level']:.1%} because seeds were "
-            "added until it was narrow; p is Holm-adjusted."
+            f"over {seeds['fewest']} to {seeds['most']} runs, at {adaptive['level']:.1%} because seeds were added "
+            "until it was narrow. p: paired t test on the runs' drops, Holm-adjusted."
         )
-    return "t on seed means; p is Holm-adjusted."
+    return "over training runs. p: paired t test on the runs' drops, Holm-adjusted over domains."
 
 
 def _funnel_table(summary: Summary) -> Table:

@@ -10,17 +10,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emray.stats.arrays import Floats
 from emray.stats.intervals import (
     Interval,
     IntervalMethod,
     no_interval,
     proportion_interval,
-    ratio_by_cluster,
-    seed_means,
     t_interval,
 )
-
-Floats = NDArray[np.float64]
+from emray.stats.standard import question_means, seed_means
 
 
 class Scale(StrEnum):
@@ -147,7 +145,8 @@ def _judged_rate(flagged_sq: NDArray[np.int64], totals_sq: NDArray[np.int64]) ->
 
     rates = seed_means(flagged_sq, totals_sq)
     num_seeds = int(np.isfinite(rates).sum())
-    found = t_interval(rates) if num_seeds > 1 else ratio_by_cluster(flagged_sq.sum(axis=0), totals_sq.sum(axis=0))
+    of_questions = question_means(flagged_sq, totals_sq).ravel()  # of the one seed that has any
+    found = t_interval(rates if num_seeds > 1 else of_questions)
     if np.isnan(found.low):
         return _independent(int(flagged_sq.sum()), int(totals_sq.sum()))._replace(estimate=found.estimate)
     df = found.num_units - 1

@@ -6,12 +6,13 @@ test without variance or without units is NaN, never p = 0 or p = 1.
 """
 
 import warnings
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from emray.stats.arrays import Floats
 
 EXACT_SIGNFLIP_MAX = 30  # 2^15 half-sums a side: exact in milliseconds; beyond, signs are sampled
 
@@ -86,6 +87,45 @@ def welch(first: ArrayLike, second: ArrayLike, *, level: float = 0.95) -> TTest:
         float(found.pvalue),
         num_units,
     )
+
+
+def equal_drops_p(difference: float, num_units: int) -> float:
+    """Exact two-sided sign-flip p where all units have the same difference, so that t has no variance to divide by.
+
+    2^(1 - units), 1 where the difference is 0; NaN below two units.
+    """
+    if num_units < 2 or not np.isfinite(difference):
+        return np.nan
+    return 1.0 if abs(difference) < 1e-12 else 2.0 ** (1 - num_units)
+
+
+def equal_runs_p(difference: float, num_first: int, num_second: int) -> float:
+    """Exact two-sided permutation p of two samples that are constant each, where Welch has no variance to divide by.
+
+    Only the observed split of the units, and its mirror where both are as many, differ as much; NaN below two of
+    either.
+    """
+    if min(num_first, num_second) < 2 or not np.isfinite(difference):
+        return np.nan
+    if abs(difference) < 1e-12:
+        return 1.0
+    return (2.0 if num_first == num_second else 1.0) / comb(num_first + num_second, num_first)
+
+
+def runs_test(first: ArrayLike, second: ArrayLike, *, level: float = 0.95) -> TTest:
+    """Welch on two samples of runs; where neither varies, its p is `equal_runs_p` and the rest stays undefined."""
+    a, b = _finite(first), _finite(second)
+    test = welch(a, b, level=level)
+    return test if np.isfinite(test.p) else test._replace(p=equal_runs_p(test.estimate, len(a), len(b)))
+
+
+def hedges_correction(df: float) -> float:
+    """J(df) of Hedges (1981): what makes Cohen's d unbiased; NaN below two degrees of freedom."""
+    from scipy.special import gammaln
+
+    if not df > 1:
+        return np.nan
+    return float(np.exp(gammaln(df / 2) - gammaln((df - 1) / 2)) / np.sqrt(df / 2))
 
 
 class Moments(NamedTuple):

@@ -1,6 +1,7 @@
-"""Intervals for means and rates, with the training seed as the unit of inference.
+"""Intervals in closed form: Student's t, Clopper-Pearson, crossed random effects.
 
-For: the headline interval of every number shown. Not for: tests (contrasts.py) or bootstraps (resampling.py).
+For: what the headline (headline.py, runs.py) falls back on or is compared with. Not for: tests (contrasts.py) or
+bootstraps (resampling.py).
 Invariant: an interval is NaN or has a positive width, and it names the method that made it.
 """
 
@@ -8,9 +9,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from emray.stats.arrays import Floats
 
 MIN_SEEDS = 2  # below this there is no between-run variance to speak of
 
@@ -87,64 +88,6 @@ def proportion_interval(
     return Interval(successes / total, low, high, int(total), method)
 
 
-def ratio_by_cluster(numerators_c: ArrayLike, denominators_c: ArrayLike, *, level: float = 0.95) -> Interval:
-    """t interval (clusters - 1 degrees of freedom) for sum(numerators) / sum(denominators) over clusters.
-
-    The variance is the linearised cluster-robust one, C / (C - 1) * sum(residual^2) / sum(denominators)^2
-    (Miller, arXiv 2411.00640, section 2.2, with the small-sample factor). Empty clusters are left out.
-    """
-    from scipy import stats
-
-    tops, bottoms = np.asarray(numerators_c, dtype=float), np.asarray(denominators_c, dtype=float)
-    tops, bottoms = tops[bottoms > 0], bottoms[bottoms > 0]
-    if len(tops) == 0:
-        return no_interval()
-    estimate = float(tops.sum() / bottoms.sum())
-    residuals = tops - estimate * bottoms
-    if len(tops) < 2 or np.allclose(residuals, 0, rtol=0, atol=1e-12 * bottoms.max()):
-        return no_interval(estimate, num_units=len(tops))
-    variance = len(tops) / (len(tops) - 1) * float((residuals**2).sum()) / float(bottoms.sum()) ** 2
-    half = float(stats.t.ppf((1 + level) / 2, len(tops) - 1)) * variance**0.5
-    return Interval(estimate, estimate - half, estimate + half, len(tops), IntervalMethod.T_QUESTIONS)
-
-
-def rate_interval(events_sq: ArrayLike, totals_sq: ArrayLike, *, level: float = 0.95) -> Interval:
-    """Headline interval of a rate from event and answer counts per seed x question.
-
-    Several seeds: t on the seeds' rates. One seed: clustered by question. No spread to measure (0 of n, n of n, all
-    runs equal): Clopper-Pearson on the pooled answers, so the width is never zero. Bounds are clipped to [0, 1];
-    a seed without answers is left out. The target is the rate over training runs on these questions.
-    """
-    events, totals = np.atleast_2d(np.asarray(events_sq)), np.atleast_2d(np.asarray(totals_sq))
-    per_seed = seed_means(events, totals)
-    if np.isfinite(per_seed).sum() >= MIN_SEEDS:
-        found = t_interval(per_seed, level=level)
-    else:
-        found = ratio_by_cluster(events.sum(axis=0), totals.sum(axis=0), level=level)
-    if np.isfinite(found.estimate) and np.isnan(found.low):
-        pooled = proportion_interval(int(events.sum()), int(totals.sum()), level=level)
-        return pooled._replace(estimate=found.estimate)
-    return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0)) if found.low == found.low else found
-
-
-def score_interval(
-    sums_sq: ArrayLike, totals_sq: ArrayLike, *, level: float = 0.95, bounds: tuple[float, float] = (0.0, 100.0)
-) -> Interval:
-    """Headline interval of a mean score (default 0-100) from score sums and counts per seed x question.
-
-    As `rate_interval`; where nothing varies, the bound is `equal_scores_interval`'s, which assumes only the range.
-    """
-    sums, totals = np.atleast_2d(np.asarray(sums_sq, dtype=float)), np.atleast_2d(np.asarray(totals_sq))
-    per_seed = seed_means(sums, totals)
-    if np.isfinite(per_seed).sum() >= MIN_SEEDS:
-        found = t_interval(per_seed, level=level)
-    else:
-        found = ratio_by_cluster(sums.sum(axis=0), totals.sum(axis=0), level=level)
-    if np.isfinite(found.estimate) and np.isnan(found.low):
-        return equal_scores_interval(found.estimate, int(totals.sum()), level=level, bounds=bounds)
-    return found._replace(low=max(found.low, bounds[0]), high=min(found.high, bounds[1]))
-
-
 def equal_scores_interval(
     value: float, total: int, *, level: float = 0.95, bounds: tuple[float, float] = (0.0, 100.0)
 ) -> Interval:
@@ -159,13 +102,6 @@ def equal_scores_interval(
     low = value - other * (value - bounds[0])
     high = value + other * (bounds[1] - value)
     return Interval(value, low, high, total, IntervalMethod.SCORE_BOUND)
-
-
-def seed_means(sums_sq: ArrayLike, totals_sq: ArrayLike) -> Floats:
-    """Per seed: sum over questions / count over questions; shape [S], NaN where a seed has no answer."""
-    tops = np.asarray(sums_sq, dtype=float).sum(axis=-1)
-    bottoms = np.asarray(totals_sq, dtype=float).sum(axis=-1)
-    return np.divide(tops, bottoms, out=np.full_like(tops, np.nan), where=bottoms > 0)
 
 
 def crossed_interval(means_sq: ArrayLike, *, level: float = 0.95) -> Interval:

@@ -7,9 +7,9 @@ Invariant: a NaN p (no test was possible) stays NaN in its place and does not co
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from emray.stats.arrays import Floats
 
 
 def holm(p_values: ArrayLike) -> Floats:

@@ -9,9 +9,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from emray.stats.arrays import Floats
 
 NEVER = 1_000  # seeds_needed stops here: nobody trains more
 

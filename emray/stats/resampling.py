@@ -5,11 +5,10 @@ ranking module draws from the t instead). Invariant: a draw reweights whole clus
 """
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from emray.stats.arrays import Floats
 from emray.stats.intervals import Interval, IntervalMethod, no_interval
-
-Floats = NDArray[np.float64]
 
 MIN_TWO_WAY_SEEDS = 10  # below, the seed half of a two-way bootstrap is visibly too narrow (coverage simulation)
 

@@ -17,11 +17,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from emray.stats.arrays import Floats
 from emray.stats.intervals import Interval, IntervalMethod, no_interval
-
-Floats = NDArray[np.float64]
 
 SCALE_MEDIAN, SCALE_SPREAD = 1.75, 0.4
 SPREADS = np.array([0, 0.15, 0.25, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 1.8, 2.2, 2.7, 3.3, 4.0])  # on the logit
@@ -77,12 +75,12 @@ class _Grid(NamedTuple):
 def _grid() -> _Grid:
     from scipy.special import expit
 
-    edges = np.arange(-_REACH, _REACH + _CELL / 2, _CELL)
+    edges: Floats = np.arange(-_REACH, _REACH + _CELL / 2, _CELL, dtype=np.float64)
     middle = (edges[1:] + edges[:-1]) / 2
     points = (edges[:-1, None] + (np.arange(_PARTS) + 0.5) / _PARTS * _CELL).ravel()
     tails = np.arange(9.4, 15.1, 0.4)
     mean = np.concatenate([-tails[::-1], np.arange(-9, 9.01, 0.08), tails])
-    centres = np.arange(-45, 45, 0.1)
+    centres: Floats = np.arange(-45, 45, 0.1, dtype=np.float64)
     kernels = []
     for spread in SPREADS[1:]:
         shares = _in_cells(centres, spread, edges) @ expit(middle)
@@ -289,15 +287,25 @@ def runs_interval(runs: Runs, *, level: float = 0.95, prior: Floats | None = Non
 
     At least as wide as Jeffreys' interval of the answers taken as independent, and always around the estimate.
     """
+    if len(runs.share) < 2:
+        estimate = float(runs.share.mean()) if len(runs.share) else np.nan
+        return no_interval(estimate, num_units=len(runs.share))
+    order = np.lexsort((runs.answers, runs.share))
+    weights = lone_prior() if prior is None else np.asarray(prior, dtype=float)
+    return _interval(runs.share[order].tobytes(), runs.answers[order].tobytes(), weights.tobytes(), level)
+
+
+@lru_cache(maxsize=4096)
+def _interval(share: bytes, answers: bytes, prior: bytes, level: float) -> Interval:
+    """Equal runs in any order are equal; a study's questions and rules repeat many of them (0 of 20, over and over)."""
     from scipy import stats
 
-    estimate = float(runs.share.mean()) if len(runs.share) else np.nan
-    if len(runs.share) < 2:
-        return no_interval(estimate, num_units=len(runs.share))
+    runs = Runs(np.frombuffer(share), np.frombuffer(answers))
+    estimate = float(runs.share.mean())
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     total = len(runs.share) * _answers_of_mean(runs)
     alone = stats.beta.ppf(tails, estimate * total + 0.5, (1 - estimate) * total + 0.5)
-    low, high = posterior(runs, prior).quantiles(tails)
+    low, high = posterior(runs, np.frombuffer(prior)).quantiles(tails)
     low = 0.0 if runs.events == 0 else float(min(low, alone[0], estimate))
     high = 1.0 if runs.events == runs.total else float(max(high, alone[1], estimate))
     return Interval(estimate, low, high, len(runs.share), IntervalMethod.RUNS)

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emray.stats.arrays import Floats
 from emray.stats.intervals import complete_table
-
-Floats = NDArray[np.float64]
 
 
 class Components(NamedTuple):
