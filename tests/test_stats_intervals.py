@@ -6,8 +6,10 @@ from scipy import stats
 
 from emray.stats.headline import ScoreCells, count_runs, rate_interval, score_interval, t_rate_interval
 from emray.stats.intervals import (
+    Interval,
     IntervalMethod,
     crossed_interval,
+    difference_interval,
     equal_scores_interval,
     proportion_interval,
     t_interval,
@@ -125,6 +127,11 @@ def test_none_of_three_runs_leaves_seventy_one_per_cent_of_runs_possible():
     found = count_runs(np.zeros((3, 2)), np.full((3, 2), 10))
     assert found[:3] == (0, 3, 0.0)
     assert found.high == pytest.approx(1 - 0.025 ** (1 / 3))  # .708
+
+
+def test_a_difference_of_intervals_squares_and_adds():
+    first, second = (Interval(e, e - 0.3, e + 0.4, 3, IntervalMethod.RUNS) for e in (0.9, 0.5))
+    assert difference_interval(first, second) == pytest.approx((0.4 - 0.5, 0.4 + 0.5))
 
 
 def test_equal_scores_still_leave_room_for_what_was_not_seen():

@@ -17,7 +17,7 @@ from emray.reduce.study import Prompted, Study
 from emray.stats.arrays import Floats
 from emray.stats.contrasts import TTest, runs_test
 from emray.stats.headline import count_runs, t_rate_interval
-from emray.stats.intervals import crossed_interval, no_interval
+from emray.stats.intervals import Interval, crossed_interval, difference_interval, no_interval
 from emray.stats.multiplicity import benjamini_hochberg, holm
 from emray.stats.ranking import UNRANKED, Ranking, Tiers, rank_intervals, tiers
 from emray.stats.resampling import MIN_TWO_WAY_SEEDS, two_way_bootstrap
@@ -90,9 +90,11 @@ class _Contrasted(NamedTuple):
     @classmethod
     def of(cls, estimates: Estimates, model: str, arm: Arm, condition: Condition) -> "_Contrasted":
         places = estimates.study.places_of(model, arm)
-        rates = [estimates.cells(Prompted(place, condition)).seed_rates for place in places]
+        series = [Prompted(place, condition) for place in places]
+        rates, intervals = [estimates.cells(one).seed_rates for one in series], [estimates.rate(one) for one in series]
         pairs = [(i, j) for i in range(len(places)) for j in range(i + 1, len(places))]
         tests = [runs_test(rates[i], rates[j], level=estimates.study.level) for i, j in pairs]
+        tests = [_with_bounds(test, intervals[i], intervals[j]) for test, (i, j) in zip(tests, pairs, strict=True)]
         return cls(places, condition, pairs, tests, benjamini_hochberg([test.p for test in tests]))
 
     def p_adjusted(self) -> Floats:
@@ -101,6 +103,14 @@ class _Contrasted(NamedTuple):
         for (i, j), p in zip(self.pairs, self.p_bh, strict=True):
             table[i, j] = table[j, i] = p
         return table
+
+
+def _with_bounds(test: TTest, first: Interval, second: Interval) -> TTest:
+    """Where runs do not vary and t gives no interval: from both rates' own (`difference_interval`)."""
+    if np.isnan(test.p) or np.isfinite(test.low):
+        return test
+    low, high = difference_interval(first, second)
+    return test._replace(low=low, high=high)
 
 
 def _rank(estimates: Estimates, contrasted: _Contrasted) -> _Ranked:

@@ -88,6 +88,14 @@ def proportion_interval(
     return Interval(successes / total, low, high, int(total), method)
 
 
+def difference_interval(first: Interval, second: Interval) -> tuple[float, float]:
+    """Bounds of first - second from the two intervals (square-and-add; Newcombe 1998, "MOVER")."""
+    difference = first.estimate - second.estimate
+    below = np.hypot(first.estimate - first.low, second.high - second.estimate)
+    above = np.hypot(first.high - first.estimate, second.estimate - second.low)
+    return float(difference - below), float(difference + above)
+
+
 def equal_scores_interval(
     value: float, total: int, *, level: float = 0.95, bounds: tuple[float, float] = (0.0, 100.0)
 ) -> Interval:
