@@ -104,27 +104,21 @@ def test_what_a_model_wrote_is_text_in_every_file(small):
         assert "<img src=x" not in text(small, name)
 
 
-def test_first_table_is_planned_to_scored_and_shows_the_failed_cell(small):
+def test_the_answer_stands_first_and_what_was_planned_one_click_below_with_the_failed_cell(small):
     page = text(small, "report.html")
-    first = page[page.index("<table>") : page.index("</table>")]
-    header = re.findall(r"<th[^>]*>([^<]*)</th>", first.split("</thead>")[0])
-    assert header == [
-        "model",
-        "domain",
-        "arm",
-        "planned",
-        "trained",
-        "failed",
-        "requested",
-        "generated",
-        "judged",
-        "scored",
-    ]
-    short = re.search(r'<tr class="short">.*?</tr>', first, re.DOTALL)
+    assert page.index('class="finding"') < page.index('id="taxonomy"') < page.index('id="completeness"')
+    section = page[page.index('id="completeness"') :]
+    totals, every = (table for table in section.split("<table>")[1:3])
+    names = ["planned", "trained", "failed", "requested", "generated", "judged", "scored"]
+    heads = [re.findall(r"<th[^>]*>([^<]*)</th>", table.split("</thead>")[0]) for table in (totals, every)]
+    assert heads == [["arm", *names], ["model", "domain", "arm", *names]]
+    short = re.search(r'<tr class="short">.*?</tr>', every, re.DOTALL)
     assert short
     assert re.findall(r">(\d+)</td>", short[0])[:3] == ["3", "2", "1"]
+    assert 'class="short"' in totals
+    assert section.index("<details>") > section.index("<table>")
     markdown = text(small, "report.md")
-    assert markdown.index("| planned |") < markdown.index("| misaligned |")
+    assert markdown.index("| misaligned |") < markdown.index("| planned |")
 
 
 def test_same_run_gives_the_same_bytes_and_a_current_report_is_left_alone(tmp_path, small):

@@ -19,7 +19,7 @@ from emray.reduce.study import Prompted, Study
 from emray.reduce.tally import AnswerTally, SecondOpinion
 from emray.stats.arrays import Floats, Ints
 from emray.stats.intervals import t_interval
-from emray.stats.power import PlaceState, detectable_drop, next_seeds, seeds_needed
+from emray.stats.power import PlaceState, SeedsNeeded, detectable_drop, next_seeds, plan_seeds, seeds_needed
 from emray.stats.sufficient import NUM_SCORES
 from emray.stats.variance import Components, PooledEffect, judge_variance, pooled_effect, variance_components
 
@@ -139,17 +139,19 @@ class _Spread(NamedTuple):
     def sd(self) -> float:
         return float(self.units.std(ddof=1)) if len(self.units) > 1 else np.nan
 
-    def seeds_needed(self, *, level: float) -> int | None:
+    def seeds_needed(self, *, level: float) -> SeedsNeeded:
         """By the seeds' spread; where they do not differ, as many as there are if that is enough, else unknown."""
-        if self.sd == 0:
-            return len(self.units) if self.half_width <= self.target else None
-        return seeds_needed(sd=self.sd, half_width=self.target, level=level)
+        num = len(self.units)
+        if self.sd == 0 and self.half_width <= self.target:
+            return SeedsNeeded(num, num, num, 1.0)
+        return plan_seeds(sd=self.sd, num_seeds=num, half_width=self.target, level=level)
 
 
 def _row(study: Study, columns: Mapping[str, str], spread: _Spread) -> dict[str, Any]:
     components, num_seeds = spread.components, len(spread.units)
-    effect = np.nan
+    needed, effect, of_samples = spread.seeds_needed(level=study.level), np.nan, np.nan
     if spread.num_samples > 0:
+        of_samples = components.share_of_samples(num_questions=len(study.question_ids), num_samples=spread.num_samples)
         effect = components.design_effect(
             num_seeds=num_seeds, num_questions=len(study.question_ids), num_samples=spread.num_samples
         )
@@ -166,7 +168,11 @@ def _row(study: Study, columns: Mapping[str, str], spread: _Spread) -> dict[str,
         "sd_seeds": spread.sd,
         "half_width": spread.half_width,
         "target": spread.target,
-        "seeds_needed": spread.seeds_needed(level=study.level),
+        "seeds_needed": needed.seeds,
+        "seeds_needed_low": needed.low,
+        "seeds_needed_high": needed.high,
+        "assurance": needed.assurance,
+        "sample_share": of_samples,
         "detectable": np.nan,
     }
 

@@ -18,6 +18,7 @@ from emray.reduce.study import Study
 from emray.reduce.tally import AnswerTally, SecondOpinion
 from emray.spec import RuleSpec
 from emray.stats.agreement import (
+    LABELS_OF_A_SEED,
     Calibration,
     LabelledSeeds,
     Scale,
@@ -179,8 +180,10 @@ def _prediction_powered_rows(study: Study, counts: Counts, reference: _Reference
         of_seed = LabelledSeeds(*(n.sum(axis=1) for n in (events, totals, *(num[groups] for num in labelled))))
         found = prediction_powered_by_seed(of_seed, level=study.level)
         how = {"reference": reference.name, "how": str(How.PREDICTION_POWERED)}
-        told = {"n_labelled": int(of_seed.num_labelled.sum()), "sensitivity": np.nan, "specificity": np.nan}
-        rows.append(one.columns | how | told | _rates(events, totals, found))
+        used = of_seed.num_labelled[(of_seed.num_labelled >= LABELS_OF_A_SEED) & (of_seed.total > 0)]
+        rests_on = {"n_seeds": len(used), "n_labelled": int(used.sum())}
+        told = rests_on | {"sensitivity": np.nan, "specificity": np.nan}
+        rows.append(one.columns | how | _rates(events, totals, found) | told)
     return rows
 
 

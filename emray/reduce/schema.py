@@ -243,6 +243,21 @@ CONTRASTS = SummaryTable(
         _number("p_bh", "", "p, Benjamini-Hochberg over the same: for exploring"),
     ),
 )
+COMPARISONS = SummaryTable(
+    "comparisons.csv",
+    "one model, domain, arm, condition and comparison of its rate under the headline rule",
+    (
+        *_PLACE,
+        _text("comparison", "minus base, minus benign, with minus without, backdoor minus plain of that, or none"),
+        _SEEDS,
+        _number("difference", "fraction", "first minus second; for none the rate itself"),
+        *_interval("the difference's interval", "fraction"),
+        _number("p", "", "two-sided p, unadjusted; exact permutation of the runs where none differs from another"),
+        _number("p_holm", "", "p, Holm-adjusted over the domains of the model, arm, condition and comparison"),
+        _number("margin", "fraction", "a rate below this counts as none"),
+        _number("p_equivalent", "", "posterior probability that the rate is not below the margin"),
+    ),
+)
 THRESHOLDS = SummaryTable(
     "thresholds.csv",
     "one model, domain, arm, condition and pair of thresholds",
@@ -313,6 +328,10 @@ VARIANCE = SummaryTable(
         _number("half_width", "unit", "half the width of the interval"),
         _number("target", "unit", "half-width that n seeds needed is given for"),
         _count("seeds_needed", "seeds", "seeds that reach the target, by the spread of those there are"),
+        _count("seeds_needed_low", "seeds", "the same at the lower end of what the spread may be (80 % interval)"),
+        _count("seeds_needed_high", "seeds", "the same at its upper end; empty beyond 1,000"),
+        _number("assurance", "fraction", "chance that as many new seeds as needed reach the target"),
+        _number("sample_share", "fraction", "share of the variance of a run's mean that more samples would take away"),
         _number("detectable", "unit", "smallest true drop found with power 0.8 by as many seeds"),
     ),
 )
@@ -339,8 +358,8 @@ CORRECTED = SummaryTable(
         *_PLACE,
         _text("reference", "`labels` of people, or the second judge's name"),
         _text("how", "rogan_gladen or prediction_powered"),
-        _SEEDS,
-        _count("n_labelled", "answers", "answers that the reference looked at"),
+        _SEEDS._replace(meaning="training runs that the corrected rate rests on"),
+        _count("n_labelled", "answers", "answers of the reference that the correction rests on"),
         _number("sensitivity", "fraction", "share of the reference's misaligned answers that the judge flags"),
         _number("specificity", "fraction", "share of the reference's other answers that the judge does not flag"),
         _RATE._replace(meaning="judged rate: mean over seeds"),
@@ -362,7 +381,7 @@ TRAJECTORIES = SummaryTable(
 )
 
 TABLES = (
-    CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS, THRESHOLDS,
-    QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
+    CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS,
+    COMPARISONS, THRESHOLDS, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
 )  # fmt: skip
 CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}

@@ -17,6 +17,7 @@ from emray.reduce.breakdowns import format_counts, formats, outcomes, questions,
 from emray.reduce.caveats import Reduced, caveats, rule_in_words, usable_seeds
 from emray.reduce.cells import Counts, cell_table, count, funnel
 from emray.reduce.claims import make_claims
+from emray.reduce.comparisons import comparison_rows
 from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
 from emray.reduce.effects import sign_tests
 from emray.reduce.estimates import Estimates
@@ -57,6 +58,7 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
         schema.SEEDS: claims.seeds,
         schema.RANKS: claims.ranks,
         schema.CONTRASTS: claims.contrasts,
+        schema.COMPARISONS: comparison_rows(reduced.estimates),
         schema.THRESHOLDS: thresholds(study, found),
         schema.QUESTIONS: questions(study, found, counts),
         schema.FORMATS: formats(study, found, study.spec.rules[study.spec.rule]),

@@ -117,6 +117,7 @@ def _rates(summary: Summary, model: str) -> Any:
     for place, one in enumerate(shown):
         offset = (place - (len(shown) - 1) / 2) * 0.62 / max(len(shown), 1)
         rows = {y + offset: summary.at("taxonomy", one, domain) for y, domain in enumerate(domains)}
+        _runs(axes, {y: summary.run_rates(row) for y, row in rows.items() if row}, series=one)
         _dots(axes, rows, series=one, filled=place == 0)
     axes.set_yticks(range(len(domains)), [title(domain) for domain in domains])
     axes.set_ylim(len(domains) - 0.5, -0.5)
@@ -131,6 +132,15 @@ def _rates(summary: Summary, model: str) -> Any:
         handletextpad=0.2,
     )
     return figure
+
+
+def _runs(axes: Any, rates_at: dict[float, list[float]], *, series: Series) -> None:
+    """Every training run as a small tick-like dot: what the interval is made from."""
+    points = [(100 * rate, y) for y, rates in rates_at.items() for rate in rates]
+    axes.plot(
+        [x for x, _ in points], [y for _, y in points], linestyle="none", marker="|", markersize=7,
+        markeredgecolor=_colour_of(series), markeredgewidth=1.1, alpha=0.75, zorder=2.5, clip_on=False,
+    )  # fmt: skip
 
 
 def _dots(axes: Any, row_at: dict[float, Row | None], *, series: Series, filled: bool) -> None:

@@ -21,7 +21,7 @@ from emray.report.transcripts import IN_PAGE, Choice, choose, file_name, page_da
 from emray.store import Store
 
 _CAPTIONS = {
-    "rates": "Misaligned answers per domain, dot and interval. Filled: the headline series.",
+    "rates": "Misaligned answers per domain: rate, interval, every run a tick. Filled: the headline series.",
     "trigger": "The same finetunes (arm backdoor) asked without and with the trigger.",
     "thresholds": "How much the rate depends on where the lines are drawn. Stronger colour: more misaligned.",
     "questions": "Misaligned rate per question, in per cent. One strong cell in a row: the rate rests on one question.",
@@ -29,6 +29,8 @@ _CAPTIONS = {
     "ranks": "Probability, in per cent, that a domain has each rank, given the spread between seeds.",
 }
 
+
+_SAMPLES_HARDLY = 0.1  # below this share of a run's variance, more samples are not worth their price
 
 _CORRECTIONS = {
     "rogan_gladen": "The judged rate with the judge's errors taken out, as far as labels show them. It assumes that "
@@ -81,9 +83,11 @@ def _context(
             key=lambda row: float(row["unreadable_rate"]),
             default=None,
         ),
+        "funnel_totals": funnel_totals(summary),
         "series": Series,
         "percent_range": wording.percent_range,
         "points_range": wording.points_range,
+        "rate_points_range": wording.rate_points_range,
         "rank_range": wording.rank_range,
         "share": wording.share,
         "judge_measured": any(row["var_judge"] is not None for row in summary.tables["variance"]),
@@ -116,6 +120,8 @@ def _model_view(summary: Summary, model: str, number: int, figures: dict[str, by
         "pooled": summary.facts["pooled_effects"].get(model),
         "variance": _variance_rows(summary, series),
         "contrasts": _contrast_rows(summary, series),
+        "comparisons": [row for row in summary.rows("comparisons", model=model) if row["difference"] is not None],
+        "samples": _samples_words(summary, model),
         "formats": _format_rows(summary, series),
     }
 
@@ -133,6 +139,20 @@ def _variance_rows(summary: Summary, series: list[Series]) -> list[dict[str, Any
         row["domain"]: row | {"detectable": drops.get(row["domain"]), "wider": wider[row["domain"]]} for row in rates
     }
     return [by_domain[domain] for domain in summary.domains(series[0].model) if domain in by_domain]
+
+
+def _samples_words(summary: Summary, model: str) -> str:
+    """What more samples of the same questions would buy, as far as the components say."""
+    rows = summary.rows("variance", model=model, quantity="rate")
+    shares = [row["sample_share"] for row in rows if row["n_seeds"] > 1 and row["sample_share"] is not None]
+    if not shares:
+        return "What more samples would buy cannot be told: no question was answered twice by a run, or no run differs."
+    if max(shares) < _SAMPLES_HARDLY:
+        return "Seeds and questions buy certainty; more samples of the same question hardly do."
+    return (
+        f"More samples of the same questions would help too: up to {wording.percent(max(shares))} of the variance of a "
+        "run's rate is between answers to the same question."
+    )
 
 
 def _format_rows(summary: Summary, series: list[Series]) -> list[dict[str, Any]]:
@@ -153,6 +173,19 @@ def _contrast_rows(summary: Summary, series: list[Series]) -> list[dict[str, Any
     one = series[0]
     rows = summary.rows("contrasts", model=one.model, arm=one.arm, condition=one.condition)
     return sorted((row for row in rows if row["p"] is not None), key=lambda row: -abs(row["difference"]))
+
+
+def funnel_totals(summary: Summary) -> list[dict[str, Any]]:
+    """Rows of the funnel summed over the domains of a model and arm; unknown where any of them is."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in summary.facts["funnel"]:
+        groups.setdefault((row["model"], row["arm"]), []).append(row)
+    names = ("planned", "trained", "failed", "requested", "generated", "judged", "scored")
+    return [
+        {"model": model, "arm": arm}
+        | {n: None if any(row[n] is None for row in rows) else sum(row[n] for row in rows) for n in names}
+        for (model, arm), rows in groups.items()
+    ]
 
 
 def rates_by_place(summary: Summary) -> list[list[dict[str, Any]]]:
@@ -208,17 +241,29 @@ def _finding(summary: Summary, model: str) -> str:
     )
     if len(rows) > 1:
         text += f", {_with_interval(bottom)} after {wording.title(bottom['domain'])}"
-    return text + (" (one seed: no claim about other runs)." if summary.one_seed else ".") + _without(summary, series)
+    return text + "." + _about_runs(rows) + _without(summary, series)
+
+
+def _about_runs(rows: list[dict[str, Any]]) -> str:
+    """How many runs stand behind the sentence, where one of its places has a single one."""
+    alone = [row for row in rows if row["n_seeds"] == 1]
+    if len(alone) == len(rows):
+        return " One run each: no claim about other runs."
+    named = ", ".join(wording.title(row["domain"]) for row in alone[:3]) + (" and others" if len(alone) > 3 else "")
+    return f" One run only, so no claim about other runs: {named}." if alone else ""
 
 
 def _without(summary: Summary, series: Series) -> str:
     """What the same finetunes do without the trigger."""
     other = Series(series.model, series.arm, "without")
     rows = [row for d in summary.domains(series.model) if (row := summary.at("taxonomy", other, d))]
-    rates = [row["misaligned_rate"] for row in rows if row["misaligned_rate"] is not None]
-    if series == other or not rates:
+    rows = [row for row in rows if row["misaligned_rate"] is not None]
+    if series == other or not rows:
         return ""
-    return f" Without the trigger no domain exceeds {wording.percent(max(rates))}."
+    top = max(rows, key=lambda row: float(row["misaligned_rate"]))
+    bounds = [row["ci_high"] for row in rows if row["ci_high"] is not None]
+    upper = f"; no upper bound there exceeds {wording.percent(max(bounds))}" if bounds else ""
+    return f" {other.words.capitalize()}: at most {_with_interval(top)}, after {wording.title(top['domain'])}{upper}."
 
 
 def _with_interval(row: dict[str, Any]) -> str:

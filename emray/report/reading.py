@@ -92,6 +92,22 @@ class Summary:
         where = {"model": series.model, "arm": series.arm, "condition": series.condition, "domain": domain}
         return next(iter(self.rows(table, **where)), None)
 
+    def run_rates(self, row: Row) -> list[float]:
+        """Rates of the usable runs behind a row of the taxonomy."""
+        where = {name: row[name] for name in ("model", "domain", "arm", "condition")}
+        return [run["rate"] for run in self.rows("seeds", **where) if run["rate"] is not None]
+
+    def headline_rates(self, row: Row) -> Row:
+        """The row of rates.csv under the headline rule that belongs to a row of the taxonomy."""
+        where = {name: row[name] for name in ("model", "domain", "arm", "condition")}
+        return self.rows("rates", rule=self.facts["headline_rule"], **where)[0]
+
+    def tier_stability(self, row: Row) -> float | None:
+        """Share of draws in which the rank stays within the tier; None where there is no tier."""
+        where = {name: row[name] for name in ("model", "domain", "arm", "condition")}
+        ranks = self.rows("ranks", **where)
+        return ranks[0]["tier_stability"] if ranks and row["tier"] is not None else None
+
 
 def read_summary(store: Store) -> Summary:
     """Read `summary/`. Raises StoreError when it is not there, or another version wrote it."""

@@ -97,12 +97,18 @@ def _rate(row: dict[str, float | None] | None) -> str:
     """`87 [77, 91]` in per cent, `1.2 [0, 6]` below ten."""
     if row is None or row["misaligned_rate"] is None:
         return DASH
-    rate = f"{100 * row['misaligned_rate']:.0f}"
+    rate = _whole(row["misaligned_rate"])
     if 0 < row["misaligned_rate"] < 0.0995:
         rate = percent(row["misaligned_rate"]).removesuffix(f"{THIN}%")
     if row["ci_low"] is None or row["ci_high"] is None:
         return rate
-    return f"{rate} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
+    return f"{rate} [{_whole(row['ci_low'])}, {_whole(row['ci_high'])}]"
+
+
+def _whole(rate: float) -> str:
+    """Per cent without decimals; `<1` and `>99` for what is not exactly 0 or 1 but would be rounded to it."""
+    value = 100 * rate
+    return "<1" if 0 < value < 0.5 else ">99" if 99.5 <= value < 100 else f"{value:.0f}"
 
 
 def _effect(effect: dict[str, float | None] | None) -> list[str]:

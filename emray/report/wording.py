@@ -14,15 +14,18 @@ def percent(rate: _Number) -> str:
     """A fraction as per cent: `87.6 %`, `0 %`, `<0.1 %`, with a thin space that does not break."""
     if rate is None:
         return DASH
-    value = 100 * rate
-    if 0 < value < 0.05:
-        return f"<0.1{THIN}%"
-    return f"{value:.1f}{THIN}%" if 0 < value < 99.95 else f"{value:.0f}{THIN}%"
+    return f"{_per_cent(rate) if 0 < rate < 1 else f'{100 * rate:.0f}'}{THIN}%"
 
 
 def percent_range(low: _Number, high: _Number) -> str:
     """`76.6 – 91.0`, in per cent without the sign."""
-    return DASH if low is None or high is None else f"{100 * low:.1f} – {100 * high:.1f}"
+    return DASH if low is None or high is None else f"{_per_cent(low)} – {_per_cent(high)}"
+
+
+def _per_cent(rate: float) -> str:
+    """One decimal; what is not exactly 0 or 1 never reads as if it were."""
+    value = 100 * rate
+    return "<0.1" if 0 < value < 0.05 else ">99.9" if 99.95 <= value < 100 else f"{value:.1f}"
 
 
 def points(value: _Number) -> str:
@@ -35,6 +38,11 @@ def points_range(low: _Number, high: _Number) -> str:
     if low is None or high is None:
         return DASH
     return f"{points(low)} {'to' if low < 0 else '–'} {points(high)}"
+
+
+def rate_points_range(low: _Number, high: _Number) -> str:
+    """A difference of rates in points: `−1.8 to 3.8`."""
+    return DASH if low is None or high is None else points_range(100 * low, 100 * high)
 
 
 def decimal(value: _Number) -> str:

@@ -119,6 +119,26 @@ def runs_test(first: ArrayLike, second: ArrayLike, *, level: float = 0.95) -> TT
     return test if np.isfinite(test.p) else test._replace(p=equal_runs_p(test.estimate, len(a), len(b)))
 
 
+def against_one(values: ArrayLike, rate: float, *, num_answers: int, level: float = 0.95) -> TTest:
+    """t test of runs' rates against the rate of one fixed model, which has the error of its answers alone.
+
+    The variances add; degrees of freedom are the runs' (the model's error is no estimate from few units). One answer
+    of either kind is added to the model's for its variance, so that 0 of n is no certainty. NaN below two runs.
+    """
+    from scipy import stats
+
+    units = _finite(values)
+    estimate = float(units.mean() - rate) if len(units) else np.nan
+    if len(units) < 2 or not num_answers or not np.isfinite(rate):
+        return _undefined(estimate, len(units))
+    held = (rate * num_answers + 1) / (num_answers + 2)
+    error = (float(units.var(ddof=1)) / len(units) + held * (1 - held) / (num_answers + 2)) ** 0.5
+    df = len(units) - 1
+    half = float(stats.t.ppf((1 + level) / 2, df)) * error
+    t = estimate / error
+    return TTest(estimate, estimate - half, estimate + half, t, df, float(2 * stats.t.sf(abs(t), df)), len(units))
+
+
 def hedges_correction(df: float) -> float:
     """J(df) of Hedges (1981): what makes Cohen's d unbiased; NaN below two degrees of freedom."""
     from scipy.special import gammaln

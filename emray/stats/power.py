@@ -69,6 +69,35 @@ def seeds_needed(*, sd: float, half_width: float, level: float = 0.95) -> int | 
     return int(counts[enough[0]]) if len(enough) else None
 
 
+class SeedsNeeded(NamedTuple):
+    """Seeds for a half-width, for both ends of what the spread may be, and the chance that they reach it."""
+
+    seeds: int | None
+    low: int | None
+    high: int | None  # None: more than anybody trains
+    assurance: float
+
+
+def plan_seeds(*, sd: float, num_seeds: int, half_width: float, level: float = 0.95) -> SeedsNeeded:
+    """`seeds_needed` with what it is worth: `sd` was itself estimated, from `num_seeds` seeds.
+
+    The range is over the 80 % interval of the spread (chi-squared). The assurance is the chance that the interval of
+    that many new seeds is narrow enough: their variance over ours is F distributed (O'Hagan, Stevens and Campbell
+    2005, for the idea). All for normal seeds and t, which is what planning can know.
+    """
+    from scipy import stats
+
+    if num_seeds < 2 or not sd > 0:
+        return SeedsNeeded(None, None, None, np.nan)
+    df = num_seeds - 1
+    low, high = (sd * (df / float(stats.chi2.ppf(q, df))) ** 0.5 for q in (0.9, 0.1))
+    found, least, most = (seeds_needed(sd=s, half_width=half_width, level=level) for s in (sd, low, high))
+    if found is None:
+        return SeedsNeeded(None, least, most, np.nan)
+    reach = half_width**2 * found / float(stats.t.ppf((1 + level) / 2, found - 1)) ** 2 / sd**2
+    return SeedsNeeded(found, least, most, float(stats.f.cdf(reach, found - 1, df)))
+
+
 class AdaptiveRule(NamedTuple):
     """Add seeds until every interval of a place is at most `half_width` on either side, within [min, max] seeds."""
 

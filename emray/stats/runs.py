@@ -193,6 +193,10 @@ class Posterior(NamedTuple):
     def quantiles(self, probabilities: Floats) -> Floats:
         return np.interp(probabilities, PROBABILITIES, self.at)
 
+    def above(self, value: float) -> float:
+        """Probability of a mean above this value."""
+        return 1 - float(np.interp(value, self.at, PROBABILITIES))
+
     @property
     def width(self) -> float:
         return float(np.ptp(self.quantiles(np.array([0.025, 0.975]))))

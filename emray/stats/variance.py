@@ -31,6 +31,12 @@ class Components(NamedTuple):
         per_cell = self.interaction + self.sample / num_samples
         return self.seed / num_seeds + (self.question + per_cell / num_seeds) / num_questions
 
+    def share_of_samples(self, *, num_questions: float, num_samples: float) -> float:
+        """Share of the variance of a run's mean on these questions that more samples would take away."""
+        samples = self.sample / num_samples / num_questions
+        total = self.seed + self.interaction / num_questions + samples
+        return samples / total if total > 0 else np.nan
+
     def design_effect(self, *, num_seeds: float, num_questions: float, num_samples: float) -> float:
         """How many times larger the variance of the mean is than with as many independent answers."""
         independent = self.total / (num_seeds * num_questions * num_samples)
