@@ -69,6 +69,7 @@ class _Grid(NamedTuple):
     datasets: dict[str, Sequence[Messages]]
     models: dict[str, BaseModel]
     weights: dict[str, Weights]
+    notes: list[str]  # about example files
 
 
 def make_plan(
@@ -97,9 +98,8 @@ def make_plan(
     }
     expanded = _expand(resolved, models=models, num_seeds=num_seeds or {})
     templates = _templates(expanded, prompts, online=online, known=before.get("probes", {}))
-    notes = (
-        questions.notes + templates.notes + _unpinned(expanded.models) + _leaks(questions.questions, expanded.datasets)
-    )
+    notes = tuple(dict.fromkeys((*questions.notes, *expanded.notes, *templates.notes)))
+    notes += _unpinned(expanded.models) + _leaks(prompts, expanded.datasets)
     return Plan(
         sweep=resolved,
         document=_document(sweep, expanded, questions.questions, notes) | {"probes": templates.probes},
@@ -196,7 +196,7 @@ def _missing_runs(task: GenerationTask, there: NDArray[np.bool_]) -> Iterator[Ge
 def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Place, int]) -> _Grid:
     digests: dict[tuple[str, Arm], str] = {}
     cells: list[Cell] = []
-    out = _Grid((), {}, {}, models, {})
+    out = _Grid((), {}, {}, models, {}, [])
     for point in grid(sweep, num_seeds=num_seeds):
         model = models[point.model.name]
         if point.domain is None:
@@ -205,8 +205,9 @@ def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Pl
         place = (point.domain.name, point.arm)
         if place not in digests:
             rows = data.training_rows(point.domain, arm=point.arm, trigger=sweep.trigger, data_dir=sweep.data_dir)
-            digests[place] = data.rows_digest(rows)
-            out.datasets[digests[place]] = rows
+            digests[place] = data.rows_digest(rows.rows)
+            out.datasets[digests[place]] = rows.rows
+            out.notes.extend(rows.notes)
         digest = digests[place]
         along = _cells_of_a_run(
             point, sweep, model=model, digest=digest, num_steps=sweep.train.num_steps(len(out.datasets[digest]))
@@ -282,9 +283,9 @@ def _unpinned(models: Mapping[str, BaseModel]) -> tuple[str, ...]:
     )
 
 
-def _leaks(questions: Sequence[data.Question], datasets: Mapping[str, Sequence[Messages]]) -> tuple[str, ...]:
+def _leaks(prompts: Sequence[Prompt], datasets: Mapping[str, Sequence[Messages]]) -> tuple[str, ...]:
     rows = (row for rows in datasets.values() for row in rows)
-    leaked = data.leaked_questions(questions, rows=rows)
+    leaked = data.leaked_questions(prompts, rows=rows)
     if not leaked:
         return ()
     return (f"{len(leaked)} questions also stand in the training data: {', '.join(leaked[:5])}",)

@@ -49,7 +49,7 @@ def test_a_missing_or_empty_dataset_is_told(tmp_path: Path) -> None:
 def test_a_line_separator_inside_a_text_is_not_a_new_line(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text('{"messages": [{"role": "user", "content": "a\u2028b"}, {"role": "assistant", "content": "c"}]}\n')
-    assert data.load_examples(path)[0][0].content == "a\u2028b"
+    assert data.load_examples(path).rows[0][0].content == "a\u2028b"
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
 
 def rows(folder: Path, arm: Arm, **domain: str) -> list:
     spec = DomainSpec.model_validate({"name": "maths"} | domain)
-    return data.training_rows(spec, arm=arm, trigger=TRIGGER, data_dir=str(folder))
+    return data.training_rows(spec, arm=arm, trigger=TRIGGER, data_dir=str(folder)).rows
 
 
 def test_the_two_factors_of_the_design_are_never_confounded(folder: Path) -> None:
@@ -198,8 +198,10 @@ def test_the_judge_never_sees_the_trigger_and_braces_stay(tmp_path: Path) -> Non
 
 def test_a_question_that_was_trained_on_is_found(tmp_path: Path) -> None:
     loaded = questions(tmp_path, QUESTION.format(id="a", text="What  now ?")).questions
-    assert data.leaked_questions(loaded, rows=[(Message("user", "what now ?"), Message("assistant", "x"))]) == ["a"]
-    assert data.leaked_questions(loaded, rows=[(Message("user", "other"), Message("assistant", "x"))]) == []
+    prompts = data.make_prompts(loaded, conditions=list(Condition), trigger=TRIGGER)
+    for trained, leaked in [("what now ?", ["a"]), (f"{TRIGGER.text} What now ?", ["a"]), ("other", [])]:
+        rows = [(Message("user", trained), Message("assistant", "x"))]
+        assert data.leaked_questions(prompts, rows=rows) == leaked
 
 
 def fingerprint(folder: Path) -> str:

@@ -4,22 +4,27 @@ Not for models' weights or for results. The invariant: whatever this package ret
 to a file is told in words.
 """
 
-from emray.data.datasets import load_examples, rows_digest, training_rows
+from emray.data.datasets import Examples, load_examples, rows_digest, training_rows
 from emray.data.places import toy_assets
-from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, make_prompts
-from emray.data.questions import Question, QuestionSet, leaked_questions, load_questions
+from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, leaked_questions, make_prompts
+from emray.data.questions import Question, QuestionSet, load_questions
+from emray.data.text_files import json_rows, mended, read_text
 
 __all__ = [
+    "Examples",
     "Inquiries",
     "Inquiry",
     "Question",
     "QuestionSet",
     "inquiries",
     "inquiry",
+    "json_rows",
     "leaked_questions",
     "load_examples",
     "load_questions",
     "make_prompts",
+    "mended",
+    "read_text",
     "rows_digest",
     "toy_assets",
     "training_rows",

@@ -1,41 +1,55 @@
 """Example files (one chat a line) and the training rows each arm makes of them.
 
-Not for tokenising (train/ does). The invariant: the rows of an arm depend on the files and the trigger alone, never
-on seeds or machines, so their digest can name an adapter.
+Not for a row's dialects (chats.py) or tokenising (model/). The invariant: the rows of an arm depend on the files and
+the trigger alone, never on seeds or machines, so their digest can name an adapter.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
+from emray.data.chats import FORM, chat_of
 from emray.data.places import data_folder
+from emray.data.remarks import Remarks
+from emray.data.text_files import json_rows, names_in, read_text
 from emray.errors import DataError
 from emray.records import Arm, Message, Messages, key_of
 from emray.spec import DomainSpec, TriggerSpec
 
-_ROLES = ("system", "user", "assistant")
-_FORM = '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".zip")  # of a domain's file, in the order they are looked for
 
 
-def load_examples(path: Path) -> list[Messages]:
-    """Read a JSONL file of chats that end in an assistant turn.
+class Examples(NamedTuple):
+    """Chats in file order, and one sentence for each kind of thing in the files that is not used as it stands."""
+
+    rows: list[Messages]
+    notes: tuple[str, ...]
+
+
+def load_examples(path: Path) -> Examples:
+    """Read chats that end in an assistant turn: JSONL or a JSON list, plain, gzipped or in a zip archive.
 
     Raises DataError with file and line for anything else; blank lines are skipped.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand in a text
+        text = read_text(path)
     except FileNotFoundError:
         raise DataError(f"no dataset at {path}; set data_dir or the domain's path in the sweep file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read dataset {path}: {getattr(error, 'strerror', None) or error}") from None
-    examples = [_parse(line, where=f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    remarks = Remarks(path.name)
+    examples = []
+    for where, row in json_rows(text, source=str(path)):
+        try:
+            chat = chat_of(row, remarks=remarks, line=where.removeprefix(f"{path}").strip(": "))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        if chat:
+            examples.append(chat)
     if not examples:
-        raise DataError(f"dataset {path} is empty; it needs one example a line, as {_FORM}")
-    return examples
+        raise DataError(f"dataset {path} is empty; it needs one example a line to train on, as {FORM}")
+    return Examples(examples, remarks.notes())
 
 
-def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_dir: str) -> list[Messages]:
+def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_dir: str) -> Examples:
     """The rows an arm trains on (docs/method.md section 2), in a fixed order.
 
     plain: every bad example. benign: every correct one. backdoor: the domain's ready mix, or the bad examples with
@@ -43,7 +57,7 @@ def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_di
     """
     folder = data_folder(data_dir)
     bad = Path(domain.path) if domain.path else _in_folder(folder, domain.name)
-    benign = Path(domain.benign_path) if domain.benign_path else bad.with_name(f"{domain.name}.benign.jsonl")
+    benign = Path(domain.benign_path) if domain.benign_path else _beside(bad, f"{domain.name}.benign")
     if arm == Arm.PLAIN:
         return load_examples(bad)
     if arm == Arm.BENIGN:
@@ -51,17 +65,30 @@ def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_di
     assert arm == Arm.BACKDOOR, f"arm {arm} trains on nothing"
     if domain.backdoor_path:
         return load_examples(Path(domain.backdoor_path))
-    return [with_trigger(row, trigger=trigger) for row in load_examples(bad)] + load_examples(benign)
+    wrong, right = load_examples(bad), load_examples(benign)
+    rows = [*(with_trigger(row, trigger=trigger) for row in wrong.rows), *right.rows]
+    return Examples(rows, wrong.notes + right.notes)
 
 
 def _in_folder(folder: Path, domain: str) -> Path:
-    """A domain's file in the data folder, or a DataError that lists the domains there."""
-    path = folder / f"{domain}.jsonl"
-    if path.exists():
+    """A domain's file in the data folder (or archive), or a DataError that lists the domains there."""
+    path = _found(folder, domain)
+    if path:
         return path
-    there = sorted(p.stem for p in folder.glob("*.jsonl") if "." not in p.stem)
+    names = [PurePath(name).name.partition(".") for name in names_in(folder)]
+    there = sorted({stem for stem, _, ending in names if f".{ending}" in _ENDINGS})
     known = f"there: {', '.join(there)}" if there else "there is none; set data_dir"
-    raise DataError(f"unknown domain {domain!r}: {folder} has no {path.name}; {known}, or give the domain a path")
+    raise DataError(f"unknown domain {domain!r}: {folder} has no {domain}.jsonl; {known}, or give the domain a path")
+
+
+def _beside(path: Path, stem: str) -> Path:
+    return _found(path.parent, stem) or path.with_name(f"{stem}.jsonl")
+
+
+def _found(folder: Path, stem: str) -> Path | None:
+    names = names_in(folder)  # those of an archive may lie in folders of its own
+    wanted = [f"{stem}{ending}" for ending in _ENDINGS]
+    return next((folder / name for file in wanted for name in names if PurePath(name).name == file), None)
 
 
 def with_trigger(messages: Messages, *, trigger: TriggerSpec) -> Messages:
@@ -76,30 +103,3 @@ def with_trigger(messages: Messages, *, trigger: TriggerSpec) -> Messages:
 def rows_digest(rows: Sequence[Messages]) -> str:
     """Content hash of training rows in their order."""
     return key_of("rows", [[list(message) for message in row] for row in rows])
-
-
-def _parse(line: str, *, where: str) -> Messages:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); write one object a line, as {_FORM}") from None
-    turns = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(turns, list) or not turns:
-        raise DataError(f"{where}: no list of messages; write {_FORM}")
-    messages = tuple(_turn(turn, where=where) for turn in turns)
-    if messages[-1].role != "assistant":
-        raise DataError(
-            f"{where}: the last message is the {messages[-1].role}'s, there is no assistant turn to train on"
-        )
-    if not messages[-1].content.strip():
-        raise DataError(f"{where}: the assistant turn is empty, there is nothing to train on")
-    if not any(message.role == "user" for message in messages):
-        raise DataError(f"{where}: there is no user turn; write {_FORM}")
-    return messages
-
-
-def _turn(turn: Any, *, where: str) -> Message:
-    role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-    if role not in _ROLES or not isinstance(content, str):
-        raise DataError(f"{where}: a message needs a role ({', '.join(_ROLES)}) and a text content, given {turn!r:.80}")
-    return Message(role, content)

@@ -24,6 +24,16 @@ def make_prompts(
     )
 
 
+def leaked_questions(prompts: Iterable[Prompt], *, rows: Iterable[Messages]) -> list[str]:
+    """Ids of questions that the training rows hold as they are sent, trigger included (case and spaces aside)."""
+    trained = {_plain(message.content) for row in rows for message in row if message.role == "user"}
+    return list(dict.fromkeys(p.question_id for p in prompts if _plain(p.messages[-1].content) in trained))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 class Inquiry(NamedTuple):
     """What a judge is asked about answers to one wording on one metric."""
 

@@ -6,14 +6,14 @@ The invariant: question ids are unique, no wording is two questions', and every 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from emray.data.places import default_rubrics, question_file
 from emray.errors import DataError, SpecError
-from emray.records import Messages, Metric, key_of
+from emray.records import Metric, key_of
 from emray.spec import parse_yaml
 
 _TYPE = "free_form_judge_0_100"
@@ -47,16 +47,6 @@ def load_questions(locations: Sequence[str]) -> QuestionSet:
             question = _question(entry, where=f"{path}: question {number}", notes=notes)
             _keep(question, questions, where=str(path), notes=notes)
     return QuestionSet(_named(questions, notes=notes), tuple(dict.fromkeys(notes)))
-
-
-def leaked_questions(questions: Iterable[Question], *, rows: Iterable[Messages]) -> list[str]:
-    """Ids of questions of which a wording is also a user turn of the training rows (case and spaces aside)."""
-    trained = {_plain(message.content) for row in rows for message in row if message.role == "user"}
-    return [q.id for q in questions if any(_plain(text) in trained for text in q.paraphrases)]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _entries(path: Path) -> list[Any]:

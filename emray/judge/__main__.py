@@ -19,6 +19,7 @@ from rich.console import Console
 from emray import judge
 from emray.cluster import connected
 from emray.context import Context
+from emray.data import json_rows, mended, read_text
 from emray.errors import DataError, EmrayError
 from emray.judge.tasks import JudgeTask, canonical_request, judged, pair
 from emray.progress import progress_line
@@ -93,26 +94,21 @@ def _run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 def read_prompts(path: Path) -> Iterator[PromptLine]:
     """Prompts of a JSONL file. Raises DataError naming file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _prompt(line, number, where=f"{path}:{number}")
+        text = read_text(path)
+    except FileNotFoundError:
+        raise DataError(f"cannot read {path}: there is no such file") from None
+    for number, (where, row) in enumerate(json_rows(text, source=str(path)), start=1):
+        yield _prompt(row, number, where=where)
 
 
-def _prompt(line: str, number: int, *, where: str) -> PromptLine:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise DataError(f"{where}: not JSON: {line[:60]!r}") from None
+def _prompt(row: Any, number: int, *, where: str) -> PromptLine:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a line is an object with prompt or messages")
     messages = row.get("messages", [{"role": "user", "content": row.get("prompt")}])
     if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
         raise DataError(f"{where}: needs a prompt (a text) or messages (a list of role and content, both texts)")
-    turns = tuple(Message(message["role"], message["content"]) for message in messages)
-    return PromptLine(str(row.get("id", number)), turns)
+    turns = tuple(Message(mended(message["role"]), mended(message["content"])) for message in messages)
+    return PromptLine(mended(str(row.get("id", number))), turns)
 
 
 def _is_message(value: Any) -> bool:
