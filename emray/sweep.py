@@ -16,6 +16,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from emray import plan as planning
+from emray.ending import Stopped, stoppable, tell_how_to_go_on
 from emray.errors import EmrayError, SpecError
 from emray.plan import Plan
 from emray.progress import progress_lines
@@ -26,7 +27,6 @@ from emray.store import Lease, Store
 
 _DEFAULT_SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "toy.yaml"
 REDUCE, REPORT = STAGES[-2:]
-_STOPPED = 130  # the shell's code for Ctrl-C
 
 _EPILOG = """
 examples:
@@ -43,7 +43,8 @@ Run the same command again after a crash, a Ctrl-C or a change: only what is
 missing is done.
 
 exit codes: 0 finished · 1 a stage could not finish (everything earned is
-kept; run again) · 2 the input is wrong (nothing was written)
+kept; run again) · 2 the input is wrong (nothing was written) · 130 Ctrl-C,
+143 SIGTERM (everything earned is kept; a second one ends at once)
 """
 
 
@@ -52,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     console = Console(highlight=False)
     try:
-        return _command(arguments, console)
+        with stoppable():
+            return _command(arguments, console)
     except EmrayError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"emray: {error}", markup=False)
         return error.exit_code
-    except KeyboardInterrupt:
-        console.print("\nstopped; run the same command to go on")
-        return _STOPPED
+    except Stopped as stop:
+        tell_how_to_go_on()
+        return stop.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -51,11 +51,16 @@ def run(*arguments: object, timeout_s: float = 240, **extra: str) -> subprocess.
     )
 
 
-def start(*arguments: object, log: Path, **extra: str) -> subprocess.Popen[bytes]:
-    """Start the command; its output goes to a file."""
+def start(*arguments: object, log: Path, group: bool = False, **extra: str) -> subprocess.Popen[bytes]:
+    """Start the command, in a process `group` of its own or in this one; its output goes to a file."""
     with log.open("wb") as file:
         return subprocess.Popen(
-            command(*arguments), stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment(**extra)
+            command(*arguments),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=environment(**extra),
+            process_group=0 if group else None,
         )
 
 

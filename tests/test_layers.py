@@ -23,6 +23,7 @@ LAYERS = [
     {"stats", "data", "toy", "localapi", "endpoint"},
     {"context"},
     {"progress", "cluster"},
+    {"ending"},
     {"store"},
     {"spec"},
     {"records"},

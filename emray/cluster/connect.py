@@ -7,11 +7,13 @@ ends with it.
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from emray.errors import StageError
+from emray.ending import last_word, own_signals
+from emray.errors import StageError, UserError
 
 MIN_CPUS = 2  # an actor pool and the tasks around it need two slots, also on a one-core machine
 
@@ -29,16 +31,36 @@ QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_CORE_DIED = (
+    "emray: the command ended without a word: it was killed, or Ray's core died under it (its last words: {logs}); "
+    "run the same command to go on, all that is done is kept"
+)
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Join the cluster at `address` (`auto`, `host:port`, `ray://...`), or start one on this machine.
 
-    Raises StageError when there is no cluster at the address.
+    Raises StageError when there is no cluster at the address, UserError when the machine has no place for one.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    import ray
+
+    with own_signals():
+        _init(address)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    node = ray.worker._global_node  # None for a ray:// client, whose core runs elsewhere
+    logs = Path(node.get_logs_dir_path()) / "emray-driver.err" if node else Path(os.devnull)
+    try:
+        with last_word(_CORE_DIED.format(logs=logs), to=2), _native_errors_to(logs):
+            yield
+    finally:
+        ray.shutdown()
+
+
+def _init(address: str | None) -> None:
     import ray
 
     try:
@@ -52,15 +74,13 @@ def connected(address: str | None) -> Iterator[None]:
         )
     except (ConnectionError, ValueError) as error:
         raise StageError(f"no Ray cluster at {address!r} ({error}); start one with: ray up cluster.yaml") from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    try:
-        node = ray.worker._global_node  # None for a ray:// client, whose core runs elsewhere
-        logs = Path(node.get_logs_dir_path()) / "emray-driver.err" if node else Path(os.devnull)
-        with _native_errors_to(logs):
-            yield
-    finally:
-        ray.shutdown()
+    except OSError as error:
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        why = "its path is too long for a socket" if "AF_UNIX" in str(error) else error.strerror or error
+        raise UserError(
+            f"Ray cannot keep its files in {folder} ({why}); set TMPDIR and RAY_TMPDIR to a short path on a disk with "
+            "room, as in TMPDIR=/tmp"
+        ) from None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from emray import judge
 from emray.cluster import connected
 from emray.context import Context
 from emray.data import json_rows, mended, read_text
+from emray.ending import Stopped, stoppable, tell_how_to_go_on
 from emray.errors import DataError, EmrayError
 from emray.judge.tasks import JudgeTask, canonical_request, judged, pair
 from emray.progress import progress_line
@@ -51,13 +52,14 @@ class PromptLine(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        print(json.dumps(_run(arguments, Console(stderr=True, highlight=False))))
+        with stoppable():
+            print(json.dumps(_run(arguments, Console(stderr=True, highlight=False))))
     except EmrayError as error:
         print(f"emray.judge: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; run the same command to go on", file=sys.stderr)
-        return 130
+    except Stopped as stop:
+        tell_how_to_go_on()
+        return stop.exit_code
     return 0
 
 

@@ -274,6 +274,7 @@ def _quiet(folder: str) -> Iterator[None]:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_MAX_PENDING_TRIALS_PG": str(MAX_PENDING),
         "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's takes the signal for its own and goes on
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
     before = {name: os.environ.get(name) for name in settings}
