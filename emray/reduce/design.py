@@ -144,7 +144,13 @@ class _Spread(NamedTuple):
         num = len(self.units)
         if self.sd == 0 and self.half_width <= self.target:
             return SeedsNeeded(num, num, num, 1.0)
-        return plan_seeds(sd=self.sd, num_seeds=num, half_width=self.target, level=level)
+        planned = plan_seeds(sd=self.sd, num_seeds=num, half_width=self.target, level=level)
+        if not self.half_width > self.target or planned.seeds is None or planned.seeds > num:
+            return planned
+        # t would do with what is there, the interval as reported does not: it allows for runs not seen yet
+        more = num + 1
+        low, high = (None if n is None else max(n, more) for n in (planned.low, planned.high))
+        return SeedsNeeded(more, low, high, np.nan)
 
 
 def _row(study: Study, columns: Mapping[str, str], spread: _Spread) -> dict[str, Any]:
