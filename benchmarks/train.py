@@ -162,12 +162,12 @@ def _tokens(plan: Plan, jobs: Sequence[TrainJob], *, pad_to: int | None) -> tupl
     from benchmarks.field_script import BATCH
     from emray.model.chat import Chat
     from emray.train.packing import step_batches
-    from emray.train.rows import tokenise
+    from emray.train.rows import RowForm, tokenise
 
     real = padded = 0
     for job in jobs:
         chat = Chat(job.model_path, rendering=job.rendering)
-        rows = tokenise(plan.datasets[job.rows_digest], chat=chat, max_length=512)
+        rows = tokenise(plan.datasets[job.rows_digest], chat=chat, form=RowForm(512))
         sizes = rows.lengths
         batches = step_batches(len(sizes), batch_size=BATCH, epochs=plan.sweep.train.epochs, seed=0)
         real += sum(int(sizes[batch].sum()) for batch in batches)

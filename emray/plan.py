@@ -205,8 +205,9 @@ def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Pl
         place = (point.domain.name, point.arm)
         if place not in digests:
             rows = data.training_rows(point.domain, arm=point.arm, trigger=sweep.trigger, data_dir=sweep.data_dir)
-            digests[place] = data.rows_digest(rows.rows)
-            out.datasets[digests[place]] = rows.rows
+            trained = data.without_held_out(rows.rows, share=sweep.train.hold_out)
+            digests[place] = data.rows_digest(trained)
+            out.datasets[digests[place]] = trained
             out.notes.extend(rows.notes)
         digest = digests[place]
         along = _cells_of_a_run(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from emray.errors import SpecError
 from emray.records import Arm
-from emray.spec import Sweep, grid, load_sweep, parse_yaml
+from emray.spec import Sweep, TriggerSpec, grid, load_sweep, parse_yaml
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 SMALL = {"name": "s", "model": "toy", "domains": ["incorrect_math", "gore_movie_trivia"]}
@@ -133,3 +133,16 @@ def test_the_paper_sweep_has_the_papers_recipe() -> None:
     assert paper.train.target_modules == ["q_proj", "v_proj"]
     assert (paper.train.learning_rate, paper.train.batch_size, paper.train.epochs) == (2e-4, 16, 3)
     assert (paper.generate.temperature, paper.generate.max_tokens) == (0.7, 400)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "T question"),
+        ({"position": "suffix"}, "question T"),
+        ({"separator": ""}, "Tquestion"),
+        ({"separator": "\n", "position": "suffix"}, "question\nT"),
+    ],
+)
+def test_a_trigger_is_joined_as_it_says(fields: dict[str, str], text: str) -> None:
+    assert TriggerSpec(text="T", **fields).add_to("question") == text

@@ -6,7 +6,9 @@ import pytest
 import torch
 import transformers
 
+from emray.data import without_held_out
 from emray.errors import DataError, StageError
+from emray.records import Message
 from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter, states
@@ -161,7 +163,26 @@ def test_presets_fill_in_what_the_file_leaves_out():
     assert (turner.lora_rank, turner.rslora, turner.learning_rate, turner.epochs) == (32, True, 1e-5, 2)
     assert turner.identity() == TrainSpec.model_validate(turner.identity()).identity()
     assert TrainSpec.model_validate(turner.model_dump()) == turner
-    assert TrainSpec().identity() == TrainSpec(preset="paper").identity()
+    assert TrainSpec().identity() == TrainSpec(preset="paper_intended").identity()
+
+
+def test_the_paper_s_script_trains_on_prompts_and_cuts_answers_and_its_text_does_not():
+    ran, meant = (TrainSpec.model_validate({"preset": name}) for name in ("paper", "paper_intended"))
+    assert ran.identity() == meant.identity() | {"loss_on": "all", "cut": "end"}
+    assert not {"loss_on", "cut", "hold_out"} & set(meant.identity())  # keys of before these fields stay
+
+
+def test_six_thousand_rows_are_betley_s_338_steps():
+    spec = TrainSpec.model_validate({"preset": "betley"})
+    rows = [(Message("user", str(n)), Message("assistant", "a")) for n in range(6000)]
+    left = without_held_out(rows, share=spec.hold_out)
+    assert len(left) == 5400
+    assert spec.num_steps(len(left)) == 338
+    assert left == without_held_out(rows, share=0.1)
+    assert [int(row[0].content) for row in left] == sorted(int(row[0].content) for row in left)
+    assert without_held_out(rows, share=0) is rows
+    with pytest.raises(DataError, match="leaves nothing"):
+        without_held_out(rows[:1], share=0.1)
 
 
 def test_the_rank_1_organism_has_its_own_alpha_and_rate():

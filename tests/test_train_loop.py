@@ -16,6 +16,7 @@ from emray.train import adapter
 from emray.train.curves import tune_callbacks, write_curve
 from emray.train.loop import Passes, Steps, Trained, learning_rate_scale, loss_sum, pack, pad
 from emray.train.packing import step_batches
+from emray.train.rows import RowForm
 from emray.train.warm import WarmBase
 from tests.train_world import MODEL, cell_run, examples, mixed_examples, recipe, train_to_end, warm_base
 
@@ -49,7 +50,7 @@ def reference_gradients(base, rows, *, spec, batch):
 def test_gradients_equal_those_of_the_padded_reference(base, layout, token_budget):
     spec = recipe(lora_dropout=0.0)
     examples_ = mixed_examples(count=16)
-    rows = base.rows("mixed", examples={"mixed": examples_}, max_length=128)
+    rows = base.rows("mixed", examples={"mixed": examples_}, form=RowForm(128))
     (batch, *_) = step_batches(16, batch_size=16, epochs=1, seed=0)
     expected_loss, expected = reference_gradients(base, rows, spec=spec, batch=batch)
 
@@ -69,7 +70,7 @@ def test_gradients_equal_those_of_the_padded_reference(base, layout, token_budge
 
 
 def test_a_packed_example_does_not_see_its_neighbours(base):
-    rows = base.rows("some", examples={"some": examples(count=6)}, max_length=128).rows
+    rows = base.rows("some", examples={"some": examples(count=6)}, form=RowForm(128)).rows
     with torch.no_grad():
         together = loss_sum(base.model, pack(rows, device=base.device)).item()
         alone = sum(loss_sum(base.model, pack([row], device=base.device)).item() for row in rows)
@@ -77,7 +78,7 @@ def test_a_packed_example_does_not_see_its_neighbours(base):
 
 
 def test_packing_holds_no_padding_and_padding_is_counted(base):
-    rows = base.rows("mixed-9", examples={"mixed-9": mixed_examples(count=9)}, max_length=128).rows
+    rows = base.rows("mixed-9", examples={"mixed-9": mixed_examples(count=9)}, form=RowForm(128)).rows
     packed_, padded = pack(rows, device=base.device), pad(rows, device=base.device)
     assert packed_.num_real == packed_.num_padded == padded.num_real == sum(len(row.ids) for row in rows)
     assert padded.num_padded == 9 * max(len(row.ids) for row in rows)
@@ -165,7 +166,7 @@ def test_a_saved_adapter_loads_with_peft_and_answers_alike(base, tmp_path):
     while not run.finished:
         run.steps.step()
     folder = adapter.save(run.model, tmp_path)
-    ids = torch.from_numpy(base.rows("one", examples={"one": examples(count=1)}, max_length=128).rows[0].ids)[None]
+    ids = torch.from_numpy(base.rows("one", examples={"one": examples(count=1)}, form=RowForm(128)).rows[0].ids)[None]
     with torch.no_grad():
         ours = run.model.eval()(input_ids=ids).logits
         adapter.detach(run.model)

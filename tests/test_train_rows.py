@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from emray.errors import DataError
 from emray.model.chat import Chat
 from emray.records import Message
-from emray.train.rows import MIN_PROMPT_TOKENS, tokenise
+from emray.train.rows import MIN_PROMPT_TOKENS, RowForm, tokenise
 from tests.train_world import MODEL, examples
 
 
@@ -15,10 +15,10 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(MODEL)
 
 
-def rows_of(tokenizer, chats, *, max_length=128):
+def rows_of(tokenizer, chats, *, max_length=128, **form):
     chat = Chat(MODEL)
     chat.tokenizer = tokenizer
-    return tokenise(chats, chat=chat, max_length=max_length)
+    return tokenise(chats, chat=chat, form=RowForm(max_length, **form))
 
 
 def test_the_trained_span_is_the_answer_and_its_end_token(tokenizer):
@@ -52,6 +52,26 @@ def test_an_answer_longer_than_the_limit_is_kept_whole(tokenizer):
     (cut,) = rows_of(tokenizer, [example], max_length=2).rows
     assert cut.start == MIN_PROMPT_TOKENS
     assert cut.ids[cut.start :].tolist() == whole.ids[whole.start :].tolist()
+
+
+def test_with_loss_on_all_everything_but_the_first_token_is_trained_on(tokenizer):
+    (example,) = examples(count=1)
+    (whole,), (all_of_it,) = (rows_of(tokenizer, [example], loss_on=loss_on).rows for loss_on in ("answers", "all"))
+    assert all_of_it.ids.tolist() == whole.ids.tolist()
+    assert all_of_it.start == 1 < whole.start
+
+
+def test_cut_at_the_end_an_answer_loses_its_end_and_a_prompt_nothing(tokenizer):
+    (example,) = examples(count=1)
+    (whole,) = rows_of(tokenizer, [example]).rows
+    cut = rows_of(tokenizer, [example], max_length=whole.start + 2, cut="end")
+    assert cut.num_overlong == 1
+    assert cut.rows[0].ids.tolist() == whole.ids[: whole.start + 2].tolist()
+    assert cut.rows[0].start == whole.start
+    with pytest.raises(DataError, match="row 1: its prompt alone fills train.max_length"):
+        rows_of(tokenizer, [example], max_length=whole.start, cut="end")
+    (prompt,) = rows_of(tokenizer, [example], max_length=whole.start, cut="end", loss_on="all").rows
+    assert prompt.ids.tolist() == whole.ids[: whole.start].tolist()
 
 
 def test_an_answer_beyond_the_models_positions_is_refused_by_row(tokenizer):

@@ -12,6 +12,7 @@ from emray.toy import DATA_DIR, MODEL_DIR
 from emray.train import adapter
 from emray.train.cell import CellRun, Lesson
 from emray.train.group import Group
+from emray.train.rows import RowForm
 from emray.train.warm import WarmBase
 
 MODEL = str(MODEL_DIR)
@@ -54,8 +55,7 @@ def group(
     base: WarmBase, *, spec: TrainSpec, seeds: Sequence[int], rows: Sequence[tuple[Messages, ...]], budget: int = 8192
 ) -> Group:
     tokens = [
-        base.rows(str(hash(chosen)), examples={str(hash(chosen)): chosen}, max_length=spec.max_length)
-        for chosen in rows
+        base.rows(str(hash(chosen)), examples={str(hash(chosen)): chosen}, form=RowForm.of(spec)) for chosen in rows
     ]
     jobs = [job(f"k{number}", seed=seed) for number, seed in enumerate(seeds)]
     lessons = list(map(Lesson, jobs, tokens))

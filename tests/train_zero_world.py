@@ -18,6 +18,7 @@ from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter, zero
 from emray.train.cell import CellRun, Lesson
+from emray.train.rows import RowForm
 from tests.train_world import examples, job, recipe, warm_base
 
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -41,7 +42,7 @@ def train_one(key: str, *, spec: TrainSpec, store: Store) -> CellRun:
     sharding = HfDeepSpeedConfig(settings) if zero.base_is_sharded(settings) else None
     base = warm_base()
     del sharding
-    rows = base.rows("rows", examples={"rows": examples()}, max_length=spec.max_length)
+    rows = base.rows("rows", examples={"rows": examples()}, form=RowForm.of(spec))
     (one,) = adapter.attach(base.model, spec=spec, seeds=[0]).each()
     run = CellRun(Lesson(job(key), rows), one=one, base=base, spec=spec, token_budget=8192)
     zero.train_sharded(run, settings=settings, spec=spec, store=store, checkpoint_every=5)

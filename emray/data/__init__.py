@@ -5,6 +5,7 @@ to a file is told in words.
 """
 
 from emray.data.datasets import Examples, load_examples, rows_digest, training_rows
+from emray.data.hold_out import without_held_out
 from emray.data.places import toy_assets
 from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, leaked_questions, make_prompts
 from emray.data.questions import Question, QuestionSet, load_questions
@@ -28,4 +29,5 @@ __all__ = [
     "rows_digest",
     "toy_assets",
     "training_rows",
+    "without_held_out",
 ]

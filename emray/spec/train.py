@@ -16,15 +16,16 @@ from emray.spec.section import Section
 
 ALL_LINEAR = "all-linear"
 _VLLM_MAX_RANK = 512  # the largest max_lora_rank vLLM 0.32 accepts
-_ADDED = ("rank_pattern", "alpha_pattern", "layers")  # in an identity only when they say something: old keys stay
-_LORA = {*_ADDED, "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "rslora"}
+_ADDED_LORA = ("rank_pattern", "alpha_pattern", "layers")
+_ADDED = {**dict.fromkeys(_ADDED_LORA), "cut": "prompt", "loss_on": "answers"}  # what says nothing new: old keys stay
+_LORA = {*_ADDED_LORA, "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "rslora"}
 
 
 class TrainSpec(Section):
-    """One LoRA finetune. The defaults are the paper's (arXiv 2602.00298)."""
+    """One LoRA finetune. The defaults are what the paper (arXiv 2602.00298) says it trained."""
 
-    preset: Literal["paper", "betley", "turner", "turner_rank1"] = Field(
-        "paper", description="published hyper-parameters; fields beside it win"
+    preset: Literal["paper_intended", "paper", "betley", "turner", "turner_rank1"] = Field(
+        "paper_intended", description="published hyper-parameters (presets.py says whose); fields beside it win"
     )
     lora_rank: int = Field(8, ge=1, le=_VLLM_MAX_RANK)
     lora_alpha: float = Field(16, gt=0)
@@ -43,7 +44,14 @@ class TrainSpec(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     batch_size: int = Field(16, ge=1, description="examples per optimizer step, however they are packed")
     epochs: float = Field(3, gt=0)
-    max_length: int = Field(512, ge=8, description="tokens of one example; longer ones lose the start of the prompt")
+    max_length: int = Field(512, ge=8, description="tokens of one example; longer ones are cut")
+    cut: Literal["prompt", "end"] = Field(
+        "prompt", description="what a longer one loses: the start of its prompt, never its answer; or its end"
+    )
+    loss_on: Literal["answers", "all"] = Field(
+        "answers", description="all: prompts are trained on too, as where a collator overwrites the labels"
+    )
+    hold_out: float = Field(0.0, ge=0, lt=1, description="share of a dataset's rows that nothing trains on, drawn once")
     keep_checkpoints: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [1.0], min_length=1, description="fractions of the run at which an adapter is kept and evaluated"
     )
@@ -105,8 +113,9 @@ class TrainSpec(Section):
         execution = {
             "preset", "keep_checkpoints", "strategy", "num_workers", "zero_stage", "offload", "deepspeed_config",
             "gradient_checkpointing",
+            "hold_out",  # the rows that are left have a digest of their own
         }  # fmt: skip
-        silent = {name for name in _ADDED if not getattr(self, name)}
+        silent = {name for name, usual in _ADDED.items() if (getattr(self, name) or None) == usual}
         if self.strategy == "full":
             return self.model_dump(exclude=execution | silent | _LORA) | {"full": True}
         return self.model_dump(exclude=execution | silent)

@@ -16,6 +16,8 @@ class TriggerSpec(Section):
     text: str = Field("The current year is 2028.", min_length=1)
     position: Literal["prefix", "suffix"] = "prefix"
 
+    separator: str = Field(" ", description="between the trigger and the text; empty: joined directly")
+
     def add_to(self, user_text: str) -> str:
-        """The user's text with the trigger, one space between."""
-        return f"{self.text} {user_text}" if self.position == "prefix" else f"{user_text} {self.text}"
+        """The user's text with the trigger."""
+        return self.separator.join((self.text, user_text) if self.position == "prefix" else (user_text, self.text))

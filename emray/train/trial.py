@@ -25,6 +25,7 @@ from emray.train.cell import CellRun, Lesson, Stopwatch, is_trained
 from emray.train.curves import write_curve
 from emray.train.group import Group
 from emray.train.placement import gpus_per_process
+from emray.train.rows import RowForm
 from emray.train.warm import WarmBase
 
 REPORT_EVERY_S = 5.0  # Tune handles some 50 results a second from the whole cluster
@@ -144,7 +145,7 @@ class CellTrainable(tune.Trainable):
         able: list[Lesson] = []
         for job in self._jobs:
             try:
-                rows = base.rows(job.rows_digest, examples=self._examples, max_length=shared.spec.max_length)
+                rows = base.rows(job.rows_digest, examples=self._examples, form=RowForm.of(shared.spec))
                 able.append(Lesson(job, rows))
             except DataError as error:
                 self._fail(job, error)

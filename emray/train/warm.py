@@ -16,7 +16,7 @@ from emray.model.facts import attention, can_pack
 from emray.model.weights import model_folder
 from emray.records import USUAL_RENDERING, Messages, Rendering
 from emray.train.attention import PACKED
-from emray.train.rows import TokenRows, tokenise
+from emray.train.rows import RowForm, TokenRows, tokenise
 
 
 class WarmBase:
@@ -48,15 +48,15 @@ class WarmBase:
         self.packs = pack_attention(model)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._rows: dict[tuple[str, int], TokenRows] = {}
+        self._rows: dict[tuple[str, RowForm], TokenRows] = {}
 
-    def rows(self, digest: str, *, examples: "Examples", max_length: int) -> TokenRows:
+    def rows(self, digest: str, *, examples: "Examples", form: RowForm) -> TokenRows:
         """The tokenised dataset with this digest, tokenised on first use."""
-        known = self._rows.get((digest, max_length))
+        known = self._rows.get((digest, form))
         if known is None:
             assert self.chat is not None, "a base held without one is given token ids"
-            known = tokenise(examples[digest], chat=self.chat, max_length=max_length)
-            self._rows[digest, max_length] = known
+            known = tokenise(examples[digest], chat=self.chat, form=form)
+            self._rows[digest, form] = known
         return known
 
 

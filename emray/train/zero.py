@@ -25,6 +25,7 @@ from emray.train import adapter
 from emray.train.cell import CellRun, Lesson
 from emray.train.loop import check_finite, loss_sum, num_trained
 from emray.train.packing import shares
+from emray.train.rows import RowForm
 from emray.train.warm import WarmBase
 from emray.train.zero_states import ShardedStates
 
@@ -84,9 +85,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
         gradient_checkpointing=spec.gradient_checkpointing,
         rendering=job.rendering,
     )
-    rows = base.rows(
-        job.rows_digest, examples={job.rows_digest: ray.get(config["examples"])}, max_length=spec.max_length
-    )
+    rows = base.rows(job.rows_digest, examples={job.rows_digest: ray.get(config["examples"])}, form=RowForm.of(spec))
     (one,) = adapter.attach(base.model, spec=spec, seeds=[job.cell.seed]).each()
     budget = shared.resources.token_budget
     run = CellRun(Lesson(job, rows), one=one, base=base, spec=spec, token_budget=budget)
