@@ -68,7 +68,7 @@ def test_cut_at_the_end_an_answer_loses_its_end_and_a_prompt_nothing(tokenizer):
     assert cut.num_overlong == 1
     assert cut.rows[0].ids.tolist() == whole.ids[: whole.start + 2].tolist()
     assert cut.rows[0].start == whole.start
-    with pytest.raises(DataError, match="row 1: its prompt alone fills train.max_length"):
+    with pytest.raises(DataError, match="row 1: its prompt alone fills"):
         rows_of(tokenizer, [example], max_length=whole.start, cut="end")
     (prompt,) = rows_of(tokenizer, [example], max_length=whole.start, cut="end", loss_on="all").rows
     assert prompt.ids.tolist() == whole.ids[: whole.start].tolist()

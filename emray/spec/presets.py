@@ -13,8 +13,8 @@
 
 Where they differ from what was released: optimizer states are float32 and AdamW's, not 8-bit; rows are packed, not
 padded (the loss is the same); the rows that are held out are drawn by their content, where the scripts draw them anew
-each time; Turner's runs also stop once the loss is below 0.01, which is not done. Not for what a field means (train.py).
-The invariant: a preset sets only what its source sets.
+each time; Turner's runs also stop once the loss is below 0.01, which is not done. Not for what a field means
+(train.py). The invariant: a preset sets only what its source sets.
 """
 
 from typing import Any
