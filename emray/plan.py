@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,6 +112,22 @@ def make_plan(
         weights=expanded.weights,
         notes=notes,
     )
+
+
+def dated(
+    document: Mapping[str, Any], *, earlier: Mapping[str, Any], now_s: float, answered: bool
+) -> dict[str, Any]:
+    """What plan.json is to hold: the plan's document with every analysis plan the run folder has had.
+
+    An analysis plan that `earlier` knows keeps the time it was first written (UTC) and whether answers were `answered`
+    by then; a new one gets this time.
+    """
+    known = list(earlier.get("analysis_plans", []))
+    digest = document["analysis_hash"]
+    if digest is not None and digest not in [one["hash"] for one in known]:
+        written_at = datetime.fromtimestamp(now_s, UTC).isoformat(timespec="seconds")
+        known.append({"hash": digest, "first_written": written_at, "answers_stored": answered})
+    return {**document, "analysis_plans": known}
 
 
 def seeds_so_far(sweep: Sweep, document: Mapping[str, Any]) -> dict[Place, int]:
@@ -298,6 +315,7 @@ def _document(
     adaptive = sweep.seeds.model_dump(mode="json") if isinstance(sweep.seeds, AdaptiveSeeds) else None
     return {
         "adaptive": adaptive,
+        "analysis_hash": sweep.analysis_hash(),
         "spec": sweep.model_dump(mode="json"),
         "models": {name: model.fingerprint for name, model in expanded.models.items()},
         "cells": [

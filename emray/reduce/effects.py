@@ -31,7 +31,6 @@ from emray.stats.multiplicity import holm
 from emray.stats.standard import filled
 
 _NO_DROP = 1e-9  # score points: sums in another order
-_NO_EFFECT_MARGIN = 5.0  # score points: a drop shown to be smaller than this is no effect worth the name
 
 
 def seed_drops(estimates: Estimates, place: Place) -> Floats:
@@ -85,7 +84,7 @@ def effect_size_row(estimates: Estimates, place: Place) -> dict[str, Any]:
     """Hedges' g of the drop over seeds with its noncentral-t interval, and the test that there is no real drop."""
     drops = seed_drops(estimates, place)
     found, num = cohen_d_paired(drops, level=estimates.study.level), int(np.isfinite(drops).sum())
-    correction = hedges_correction(num - 1)
+    correction, margin = hedges_correction(num - 1), estimates.study.sweep.margins.drop
     return {
         "model": place.model,
         "domain": place.domain,
@@ -94,8 +93,8 @@ def effect_size_row(estimates: Estimates, place: Place) -> dict[str, Any]:
         "cohen_d": correction * found.d,
         "ci_low": correction * found.low,
         "ci_high": correction * found.high,
-        "margin": _NO_EFFECT_MARGIN,
-        "p_equivalent": tost(drops, margin=_NO_EFFECT_MARGIN).p,
+        "margin": margin,
+        "p_equivalent": tost(drops, margin=margin).p,
     }
 
 

@@ -82,6 +82,7 @@ _T_TEST = (
     _number("p", "", "two-sided p, unadjusted; exact permutation of the runs where none differs from another"),
 )
 _COHEN_D = _number("cohen_d", "sd of the seeds' drops", "the drop over the sd of the seeds' drops, Hedges-corrected")
+_PLANNED = _text("planned", "yes where the sweep's analysis plan predicted this test, else no")
 _EFFECT = (
     _MODEL,
     _DOMAIN,
@@ -90,10 +91,11 @@ _EFFECT = (
     _number("mean_with", "score points", "mean alignment score with the trigger"),
     _number("drop", "score points", "without minus with, over questions scored under both conditions"),
     *_T_TEST,
-    _number("p_holm", "", "p, Holm-adjusted over the domains of the model"),
+    _number("p_holm", "", "p, Holm-adjusted over the domains of the model, or as the analysis plan says"),
     _COHEN_D,
     _number("p_signflip", "", "two-sided p of the sign-flip permutation over seeds"),
     _number("p_two_sample", "", "two-sample t test on answers, as published: takes answers of a run as independent"),
+    _PLANNED,
 )
 _RANKS = (
     _count("rank", "", "rank of the domain by misaligned rate, 1 the highest"),
@@ -172,6 +174,7 @@ EFFECT_SIZES = SummaryTable(
         *_interval("d's noncentral t interval", "sd of the seeds' drops"),
         _number("margin", "score points", "a drop smaller than this counts as none"),
         _number("p_equivalent", "", "p of the two one-sided tests that the drop lies within the margin"),
+        _PLANNED,
     ),
 )
 RATES = SummaryTable(
@@ -241,6 +244,7 @@ CONTRASTS = SummaryTable(
         *_T_TEST[2:],
         _number("p_holm", "", "p, Holm-adjusted over all pairs of the list: for a claim"),
         _number("p_bh", "", "p, Benjamini-Hochberg over the same: for exploring"),
+        _PLANNED,
     ),
 )
 COMPARISONS = SummaryTable(

@@ -45,6 +45,8 @@ class Study:
     models: Mapping[str, str]  # fingerprint by model name
     notes: tuple[str, ...]
     imported: bool  # other people's results: what is there is what was requested
+    analysis_hash: str | None  # of the analysis plan in force
+    analysis_plans: tuple[Mapping[str, Any], ...]  # every one the run folder has had: hash, first_written, ...
 
     @property
     def spec(self) -> ReduceSpec:
@@ -130,7 +132,10 @@ def load_study(document: Mapping[str, Any]) -> Study:
         prompts = imported_prompts(questions, conditions=conditions)
     else:
         prompts = make_prompts(questions, conditions=conditions, trigger=sweep.trigger)
-    return Study(sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported)
+    digest, plans = document.get("analysis_hash"), tuple(document.get("analysis_plans", ()))
+    return Study(
+        sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported, digest, plans
+    )
 
 
 def _question(fields: Mapping[str, Any]) -> Question:

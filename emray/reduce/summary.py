@@ -23,6 +23,7 @@ from emray.reduce.effects import sign_tests
 from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows, csv_bytes, json_value, parquet_bytes
 from emray.reduce.inputs import FORMAT, STAGES
+from emray.reduce.planned import plan_facts, with_planned
 from emray.reduce.reliability import agreement_rows, corrected_rows
 from emray.reduce.study import Study, load_study
 from emray.reduce.tally import AnswerTally, tally
@@ -42,7 +43,7 @@ def summarise(store: Store, *, document: Mapping[str, Any]) -> dict[str, bytes]:
     cells = cell_table(study, found, counts, records)
     return {
         schema.CELLS.file: parquet_bytes(schema.CELLS, cells, rules=list(study.spec.rules)),
-        **{table.file: csv_bytes(table, rows) for table, rows in _tables(reduced).items()},
+        **{table.file: csv_bytes(table, rows) for table, rows in with_planned(study, _tables(reduced)).items()},
         "summary.json": _json_bytes(_facts(reduced) | {"wall_s": _wall_times(store)}),
     }
 
@@ -84,6 +85,7 @@ def _facts(reduced: Reduced) -> dict[str, Any]:
         "seeds": _seed_range(reduced.estimates),
         "funnel": [{**p._asdict(), "arm": str(p.arm), **f._asdict()} for p, f in reduced.funnels.items()],
         "counts": _total_counts(reduced.counts) | {"formats": format_counts(found)},
+        "analysis": plan_facts(study),
         "trigger": {"text": trigger.text, "position": trigger.position},
         "sign_tests": {model: one._asdict() for model, one in sign_tests(reduced.claims.effects).items()},
         "pooled_effects": {model: effect._asdict() for model, effect in pooled_effects(reduced.estimates).items()},

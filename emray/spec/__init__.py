@@ -5,6 +5,7 @@ exists is valid, and every field of it is used; `identity()` methods name the fi
 say only how to compute it.
 """
 
+from emray.spec.analysis import AnalysisSpec, Contrast, PredictionSpec
 from emray.spec.domain import DomainSpec
 from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
 from emray.spec.file import load_sweep, parse_yaml
@@ -25,14 +26,17 @@ __all__ = [
     "STAGES",
     "TOY",
     "AdaptiveSeeds",
+    "AnalysisSpec",
     "BatchSpec",
     "CellSpec",
+    "Contrast",
     "DomainSpec",
     "EndpointSpec",
     "GenerateEndpoint",
     "GenerateSpec",
     "JudgeSpec",
     "ModelSpec",
+    "PredictionSpec",
     "ReduceSpec",
     "ResourcesSpec",
     "RuleSpec",

@@ -10,7 +10,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from emray.records import NO_DOMAIN, Arm, Place
+from emray.records import NO_DOMAIN, Arm, Place, key_of
+from emray.spec.analysis import AnalysisSpec, MarginsSpec
 from emray.spec.deepspeed import read_settings
 from emray.spec.domain import DomainSpec
 from emray.spec.generate import GenerateSpec
@@ -40,6 +41,7 @@ class Sweep(Section):
     generate: GenerateSpec = GenerateSpec()
     judge: JudgeSpec = JudgeSpec()
     reduce: ReduceSpec = ReduceSpec()
+    analysis: AnalysisSpec | None = Field(None, description="what was decided before the answers were seen")
     resources: ResourcesSpec = ResourcesSpec()
 
     @field_validator("seeds", mode="before")
@@ -50,6 +52,38 @@ class Sweep(Section):
                 raise ValueError("a count of seeds is at least 1")
             return list(range(value))
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _headline_is_as_planned(cls, fields: Any) -> Any:
+        analysis = fields.get("analysis") if isinstance(fields, Mapping) else None
+        planned = analysis.get("rule") if isinstance(analysis, Mapping) else None
+        reduce = (fields.get("reduce") or {}) if planned else None
+        if not isinstance(reduce, Mapping):
+            return fields
+        if reduce.get("rule", planned) != planned:
+            raise ValueError(
+                f"analysis.rule is {planned!r} and reduce.rule {reduce['rule']!r}: the headline has one rule; "
+                "leave reduce.rule out, or write another plan"
+            )
+        return {**fields, "reduce": {**reduce, "rule": planned}}
+
+    @model_validator(mode="after")
+    def _predictions_are_of_this_sweep(self) -> "Sweep":
+        domains = [domain.name for domain in self.domains]
+        for number, one in enumerate(self.analysis.predicted if self.analysis else []):
+            unknown = [name for name in one.domains if name not in domains]
+            if unknown:
+                raise ValueError(
+                    f"analysis.predicted.{number} names domain {unknown[0]!r}, which is not in domains: "
+                    f"{', '.join(domains)}"
+                )
+            if one.arm not in self.arms:
+                raise ValueError(
+                    f"analysis.predicted.{number} is about arm {str(one.arm)!r}, which is not in arms: "
+                    f"{', '.join(self.arms)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _hosted_models_answer_only(self) -> "Sweep":
@@ -75,6 +109,18 @@ class Sweep(Section):
             if repeated:
                 raise ValueError(f"{field} names {repeated[0]!r} twice")
         return self
+
+    @property
+    def margins(self) -> MarginsSpec:
+        return self.analysis.margins if self.analysis else MarginsSpec()
+
+    def analysis_hash(self) -> str | None:
+        """Names the analysis plan, the definition of its headline rule included; None without a plan."""
+        if self.analysis is None:
+            return None
+        rule = self.reduce.rules[self.reduce.rule].model_dump(mode="json")
+        told = {"rule": self.reduce.rule, "rule_is": rule, "confidence": self.reduce.confidence}
+        return key_of("analysis", self.analysis.model_dump(mode="json") | told)
 
     def seeds_at(self, place: Place, num_seeds: Mapping[Place, int]) -> list[int]:
         """The seeds of a place: those named, or the first so many of an adaptive sweep."""

@@ -45,8 +45,7 @@ class Run:
         jobs = tuple(self.training.missing(self.store))
         if jobs:  # refused before anything is written
             self.services.hardware(self.plan)
-        if planning.written(self.store) != self.plan.document:
-            self.store.write_json(PLAN, self.plan.document)
+        self._write_plan()
         self._forget_failures(wanted)
         did = False
         with ExitStack() as opened:
@@ -59,6 +58,12 @@ class Run:
         if JUDGE in wanted:
             did = self._judge() or did  # what was generated before, and what further judges say
         return did
+
+    def _write_plan(self) -> None:
+        earlier, answered = planning.written(self.store), bool(self.store.part_sizes(Kind.GENERATIONS))
+        document = planning.dated(self.plan.document, earlier=earlier, now_s=time.time(), answered=answered)
+        if document != earlier:
+            self.store.write_json(PLAN, document)
 
     def reduce(self) -> bool:
         from emray import reduce

@@ -1,0 +1,114 @@
+"""Which tests the sweep's analysis plan had predicted, and what is to be said of that plan.
+
+Not for testing. Invariant: every row with a p says whether it was planned, and only `families: predicted` changes a
+number: the Holm adjustment of the planned rows, which are one family a model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from emray.records import Arm, Condition
+from emray.reduce import schema
+from emray.reduce.fields import Rows
+from emray.reduce.study import Study
+from emray.spec import Contrast
+from emray.stats.multiplicity import holm
+
+_Row = Mapping[str, Any]
+
+
+class _Asked(NamedTuple):
+    """What a row tests."""
+
+    test: Contrast
+    arm: Arm
+    condition: Condition | None
+    domains: frozenset[str]
+
+
+def _drop(row: _Row) -> _Asked:
+    return _Asked(Contrast.DROP, Arm(row.get("arm", Arm.BACKDOOR)), None, frozenset({row["domain"]}))
+
+
+def _pair(row: _Row) -> _Asked:
+    domains = frozenset({row["domain_a"], row["domain_b"]})
+    return _Asked(Contrast.PAIR, Arm(row["arm"]), Condition(row["condition"]), domains)
+
+
+_TESTS: dict[schema.SummaryTable, Callable[[_Row], _Asked]] = {
+    schema.TRIGGER_EFFECTS: _drop,
+    schema.CONTROL_EFFECTS: _drop,
+    schema.EFFECT_SIZES: lambda row: _drop(row)._replace(test=Contrast.NO_DROP),
+    schema.CONTRASTS: _pair,
+}
+
+
+def with_planned(study: Study, tables: Mapping[schema.SummaryTable, Rows]) -> dict[schema.SummaryTable, Rows]:
+    """The same tables, every test's rows with a column `planned`."""
+    found = {table: _marked(study, rows, _TESTS[table]) if table in _TESTS else rows for table, rows in tables.items()}
+    analysis = study.sweep.analysis
+    if analysis is not None and analysis.families == "predicted":
+        _one_family([row for table in found if table in _TESTS for row in found[table]])
+    return found
+
+
+def _marked(study: Study, rows: Rows, asked_of: Callable[[_Row], _Asked]) -> Rows:
+    return [row | {"planned": "yes" if _was_predicted(study, asked_of(row)) else "no"} for row in rows]
+
+
+def _was_predicted(study: Study, asked: _Asked) -> bool:
+    return any(
+        one.covers(asked.test, arm=asked.arm, condition=asked.condition, domains=set(asked.domains))
+        for one in (study.sweep.analysis.predicted if study.sweep.analysis else [])
+    )
+
+
+def _one_family(rows: Rows) -> None:
+    """Holm over all planned rows of a model, in place."""
+    planned = [row for row in rows if row["planned"] == "yes" and "p_holm" in row]
+    for model in dict.fromkeys(row["model"] for row in planned):
+        family = [row for row in planned if row["model"] == model]
+        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = float(adjusted)
+
+
+def plan_facts(study: Study) -> dict[str, Any]:
+    """What summary.json says of the analysis plan."""
+    over_domains = _Asked(Contrast.ALL_DOMAINS, Arm.BACKDOOR, None, frozenset())
+    return {
+        "hash": study.analysis_hash,
+        "plans": [dict(one) for one in study.analysis_plans],
+        "all_domains_planned": _was_predicted(study, over_domains),
+        "words": list(_sentences(study)),
+    }
+
+
+def _sentences(study: Study) -> Iterator[str]:
+    analysis = study.sweep.analysis
+    current = [one for one in study.analysis_plans if one["hash"] == study.analysis_hash]
+    others = [one for one in study.analysis_plans if one["hash"] != study.analysis_hash]
+    if analysis is None:
+        yield "No analysis plan was written (analysis: in the sweep file): every test here is exploratory."
+    for one in current:
+        yield f"Analysis plan {one['hash'][:8]}, first written {_when(one)}."
+    if analysis is not None and not current:
+        yield "When the analysis plan was written is not known: it was not planned in this run folder."
+    if analysis is not None:
+        num = len(analysis.predicted)
+        family = {
+            "domains": "Holm is over the domains of each test",
+            "predicted": "Holm is over all planned tests of a model together, and elsewhere over domains",
+        }[analysis.families]
+        yield (
+            f"It fixes the headline rule {study.spec.rule!r}, the margins below which an effect is none (a drop of "
+            f"{analysis.margins.drop:g} points, a rate of {analysis.margins.rate:g} %), and "
+            f"{num} prediction{'' if num == 1 else 's'}; {family}. What it does not predict is exploratory."
+        )
+    for one in others:
+        yield f"The run folder has known another plan: {one['hash'][:8]}, first written {_when(one)}."
+
+
+def _when(one: Mapping[str, Any]) -> str:
+    day, _, time = one["first_written"].partition("T")
+    seen = "when answers were already stored" if one["answers_stored"] else "before any answer was stored"
+    return f"{day} {time[:5]} UTC, {seen}"
