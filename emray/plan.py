@@ -114,9 +114,7 @@ def make_plan(
     )
 
 
-def dated(
-    document: Mapping[str, Any], *, earlier: Mapping[str, Any], now_s: float, answered: bool
-) -> dict[str, Any]:
+def dated(document: Mapping[str, Any], *, earlier: Mapping[str, Any], now_s: float, answered: bool) -> dict[str, Any]:
     """What plan.json is to hold: the plan's document with every analysis plan the run folder has had.
 
     An analysis plan that `earlier` knows keeps the time it was first written (UTC) and whether answers were `answered`

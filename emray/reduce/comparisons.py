@@ -20,10 +20,8 @@ from emray.stats.contrasts import TTest, against_one, equal_drops_p, paired_t, r
 from emray.stats.intervals import difference_interval
 from emray.stats.multiplicity import holm
 
-NONE_MARGIN = 0.01  # a rate shown to be below this is 0 % for all purposes
 
-
-class Kind(StrEnum):
+class Comparison(StrEnum):
     """What is compared, first minus second."""
 
     BASE = "minus base"  # the same model before finetuning: one model, whose rate has the error of its answers
@@ -52,17 +50,17 @@ def _of_place(estimates: Estimates, one: Prompted) -> Iterator[dict[str, Any]]:
     rates, level = estimates.cells(one).seed_rates, study.level
     base = [p for p in study.places if p.model == place.model and p.arm == Arm.BASE]
     if base:
-        yield _row(estimates, one, Kind.BASE, _against_base(estimates, one, Prompted(base[0], one.condition)))
+        yield _row(estimates, one, Comparison.BASE, _against_base(estimates, one, Prompted(base[0], one.condition)))
     benign = place._replace(arm=Arm.BENIGN)
     if place.arm != Arm.BENIGN and benign in study.places:
         other = estimates.cells(Prompted(benign, one.condition)).seed_rates
-        yield _row(estimates, one, Kind.BENIGN, runs_test(rates, other, level=level))
+        yield _row(estimates, one, Comparison.BENIGN, runs_test(rates, other, level=level))
     if one.condition == Condition.WITH and both_asked(study):
         changes = _changes(estimates, place)
-        yield _row(estimates, one, Kind.TRIGGER, _paired(changes, level=level))
+        yield _row(estimates, one, Comparison.TRIGGER, _paired(changes, level=level))
         plain = place._replace(arm=Arm.PLAIN)
         if place.arm == Arm.BACKDOOR and plain in study.places:
-            yield _row(estimates, one, Kind.ARM, runs_test(changes, _changes(estimates, plain), level=level))
+            yield _row(estimates, one, Comparison.ARM, runs_test(changes, _changes(estimates, plain), level=level))
     yield _none_row(estimates, one)
 
 
@@ -89,9 +87,9 @@ def _against_base(estimates: Estimates, one: Prompted, base: Prompted) -> TTest:
     )
 
 
-def _row(estimates: Estimates, one: Prompted, kind: Kind, test: TTest) -> dict[str, Any]:
+def _row(estimates: Estimates, one: Prompted, kind: Comparison, test: TTest) -> dict[str, Any]:
     low, high = test.low, test.high
-    if np.isnan(low) and kind == Kind.TRIGGER:
+    if np.isnan(low) and kind == Comparison.TRIGGER:
         without = estimates.rate(Prompted(one.place, Condition.WITHOUT))
         low, high = difference_interval(estimates.rate(one), without)
     return {
@@ -110,5 +108,6 @@ def _row(estimates: Estimates, one: Prompted, kind: Kind, test: TTest) -> dict[s
 def _none_row(estimates: Estimates, one: Prompted) -> dict[str, Any]:
     """The probability, given the runs, that the rate over runs is not below the margin: small speaks for "none"."""
     rate, found = estimates.rate(one), estimates.posterior(one)
-    row = _row(estimates, one, Kind.NONE, TTest(rate.estimate, rate.low, rate.high, np.nan, np.nan, np.nan, 0))
-    return row | {"margin": NONE_MARGIN, "p_equivalent": np.nan if found is None else found.above(NONE_MARGIN)}
+    row = _row(estimates, one, Comparison.NONE, TTest(rate.estimate, rate.low, rate.high, np.nan, np.nan, np.nan, 0))
+    margin = estimates.study.sweep.margins.rate / 100
+    return row | {"margin": margin, "p_equivalent": np.nan if found is None else found.above(margin)}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from emray.records import Arm, Condition
 from emray.reduce import schema
+from emray.reduce.comparisons import Comparison
 from emray.reduce.fields import Rows
 from emray.reduce.study import Study
 from emray.spec import Contrast
@@ -17,7 +18,7 @@ from emray.stats.multiplicity import holm
 _Row = Mapping[str, Any]
 
 
-class _Asked(NamedTuple):
+class _Tested(NamedTuple):
     """What a row tests."""
 
     test: Contrast
@@ -26,20 +27,32 @@ class _Asked(NamedTuple):
     domains: frozenset[str]
 
 
-def _drop(row: _Row) -> _Asked:
-    return _Asked(Contrast.DROP, Arm(row.get("arm", Arm.BACKDOOR)), None, frozenset({row["domain"]}))
+def _drop(row: _Row) -> _Tested:
+    return _Tested(Contrast.DROP, Arm(row.get("arm", Arm.BACKDOOR)), None, frozenset({row["domain"]}))
 
 
-def _pair(row: _Row) -> _Asked:
+def _pair(row: _Row) -> _Tested:
     domains = frozenset({row["domain_a"], row["domain_b"]})
-    return _Asked(Contrast.PAIR, Arm(row["arm"]), Condition(row["condition"]), domains)
+    return _Tested(Contrast.PAIR, Arm(row["arm"]), Condition(row["condition"]), domains)
 
 
-_TESTS: dict[schema.SummaryTable, Callable[[_Row], _Asked]] = {
+_COMPARED = {
+    Comparison.BASE: Contrast.BASE, Comparison.BENIGN: Contrast.BENIGN, Comparison.TRIGGER: Contrast.TRIGGER,
+    Comparison.ARM: Contrast.ARM, Comparison.NONE: Contrast.NONE,
+}  # fmt: skip
+
+
+def _comparison(row: _Row) -> _Tested:
+    test = _COMPARED[Comparison(row["comparison"])]
+    return _Tested(test, Arm(row["arm"]), Condition(row["condition"]), frozenset({row["domain"]}))
+
+
+_TESTS: dict[schema.SummaryTable, Callable[[_Row], _Tested]] = {
     schema.TRIGGER_EFFECTS: _drop,
     schema.CONTROL_EFFECTS: _drop,
     schema.EFFECT_SIZES: lambda row: _drop(row)._replace(test=Contrast.NO_DROP),
     schema.CONTRASTS: _pair,
+    schema.COMPARISONS: _comparison,
 }
 
 
@@ -52,11 +65,11 @@ def with_planned(study: Study, tables: Mapping[schema.SummaryTable, Rows]) -> di
     return found
 
 
-def _marked(study: Study, rows: Rows, asked_of: Callable[[_Row], _Asked]) -> Rows:
+def _marked(study: Study, rows: Rows, asked_of: Callable[[_Row], _Tested]) -> Rows:
     return [row | {"planned": "yes" if _was_predicted(study, asked_of(row)) else "no"} for row in rows]
 
 
-def _was_predicted(study: Study, asked: _Asked) -> bool:
+def _was_predicted(study: Study, asked: _Tested) -> bool:
     return any(
         one.covers(asked.test, arm=asked.arm, condition=asked.condition, domains=set(asked.domains))
         for one in (study.sweep.analysis.predicted if study.sweep.analysis else [])
@@ -74,10 +87,11 @@ def _one_family(rows: Rows) -> None:
 
 def plan_facts(study: Study) -> dict[str, Any]:
     """What summary.json says of the analysis plan."""
-    over_domains = _Asked(Contrast.ALL_DOMAINS, Arm.BACKDOOR, None, frozenset())
+    over_domains = _Tested(Contrast.ALL_DOMAINS, Arm.BACKDOOR, None, frozenset())
     return {
         "hash": study.analysis_hash,
         "plans": [dict(one) for one in study.analysis_plans],
+        "margins": study.sweep.margins.model_dump(mode="json"),
         "all_domains_planned": _was_predicted(study, over_domains),
         "words": list(_sentences(study)),
     }

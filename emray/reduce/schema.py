@@ -260,6 +260,7 @@ COMPARISONS = SummaryTable(
         _number("p_holm", "", "p, Holm-adjusted over the domains of the model, arm, condition and comparison"),
         _number("margin", "fraction", "a rate below this counts as none"),
         _number("p_equivalent", "", "posterior probability that the rate is not below the margin"),
+        _PLANNED,
     ),
 )
 THRESHOLDS = SummaryTable(

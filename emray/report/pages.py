@@ -285,7 +285,7 @@ def _environment(*, html: bool) -> Environment:
         name: getattr(wording, name)
         for name in (
             "percent", "points", "decimal", "p_value", "whole", "duration", "dollars", "title", "rate_points",
-            "p_words",
+            "plain", "p_words",
         )
     }  # fmt: skip
     environment.filters["md"] = markdown_text

@@ -89,6 +89,11 @@ def dollars(value: _Number) -> str:
     return "unknown" if value is None else f"${value:,.2f}" if value >= 0.01 or value == 0 else f"${value:.4f}"
 
 
+def plain(value: float) -> str:
+    """A number as it was set in the sweep file: `5`, `2.5`."""
+    return f"{value:g}"
+
+
 def rate_points(value: _Number) -> str:
     """A fraction as points of a rate: `4.2`."""
     return DASH if value is None else f"{100 * value:.1f}"

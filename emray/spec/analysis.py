@@ -1,4 +1,4 @@
-"""`analysis`: what was decided before the answers were seen: the headline rule, families, margins, and what was predicted.
+"""`analysis`: what was decided before the answers were seen (headline rule, families, margins, predictions).
 
 Not for testing anything (reduce/), nor for when it was written (plan.json keeps that). The invariant: nothing here
 reaches a key, and what a prediction is about it names itself, so a domain added later is never part of it.
@@ -27,7 +27,13 @@ class Contrast(StrEnum):
     ALL_DOMAINS = "all_domains"  # the drop over all domains: mixed model, sign test
 
 
-_WITHOUT_CONDITION = (Contrast.DROP, Contrast.NO_DROP, Contrast.TRIGGER, Contrast.ARM, Contrast.ALL_DOMAINS)  # compare the two
+_WITHOUT_CONDITION = (
+    Contrast.DROP,
+    Contrast.NO_DROP,
+    Contrast.TRIGGER,
+    Contrast.ARM,
+    Contrast.ALL_DOMAINS,
+)  # compare the two
 
 
 class PredictionSpec(Section):
@@ -69,4 +75,4 @@ class AnalysisSpec(Section):
         "domains", description="Holm over the domains of each test, or over all predicted tests of a model together"
     )
     margins: MarginsSpec = MarginsSpec()
-    predicted: list[PredictionSpec] = []
+    predicted: list[PredictionSpec] = Field([])
