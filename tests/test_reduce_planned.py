@@ -1,4 +1,4 @@
-"""The analysis plan: refused where it is not of this sweep, dated once, and every test says whether it was predicted."""
+"""The analysis plan: refused where it is not of this sweep, dated once, and every test said to be planned or not."""
 
 import dataclasses
 import io
@@ -103,22 +103,25 @@ def test_the_time_of_first_writing_stays_and_another_plan_stands_beside_it():
 
 
 def test_every_test_says_whether_it_was_planned(planned):
-    effects = table(planned, "trigger_effects").set_index("domain")["planned"]
-    assert sorted(effects[effects == "yes"].index) == ["gore_movie_trivia", "risky_financial_advice"]
+    sizes = table(planned, "effect_sizes")
+    drops = sizes.query("planned_drop == 'yes'")
+    assert set(drops["arm"]) == {"backdoor"}
+    assert sorted(drops["domain"]) == ["gore_movie_trivia", "risky_financial_advice"]
+    assert set(sizes["planned_no_drop"]) == {"no"}
+    assert set(sizes["margin"]) == {8.0}
     pairs = table(planned, "contrasts").query("planned == 'yes'")
     assert [tuple(row) for row in pairs[["arm", "condition"]].to_numpy()] == [("backdoor", "with")]
     assert set(pairs[["domain_a", "domain_b"]].to_numpy()[0]) == {"incorrect_math", "gore_movie_trivia"}
     (none,) = table(planned, "comparisons").query("planned == 'yes'").to_dict("records")
     assert (none["comparison"], none["arm"], none["condition"]) == ("none", "plain", "without")
     assert none["margin"] == 0.02
-    assert set(table(planned, "effect_sizes")["margin"]) == {8.0}
-    assert set(table(planned, "effect_sizes")["planned"]) == {"no"}
 
 
 def test_without_a_plan_nothing_was_planned_and_that_is_said(tmp_path):
     store = reduced(tmp_path)
-    for name in ("trigger_effects", "control_effects", "effect_sizes", "contrasts", "comparisons"):
-        assert set(table(store, name)["planned"]) == {"no"}
+    for name in ("effect_sizes", "contrasts", "comparisons"):
+        found = table(store, name).filter(like="planned")
+        assert set(found.to_numpy().ravel()) == {"no"}
     told = store.read_json("summary/summary.json")["analysis"]
     assert told["hash"] is None
     assert "every test here is exploratory" in " ".join(told["words"])
@@ -126,11 +129,12 @@ def test_without_a_plan_nothing_was_planned_and_that_is_said(tmp_path):
 
 def test_holm_over_what_was_predicted_takes_those_tests_as_one_family(tmp_path, planned):
     one = reduced(tmp_path, predicted=PREDICTED, families="predicted")
-    rows = [table(one, name).query("planned == 'yes'") for name in ("trigger_effects", "contrasts", "comparisons")]
-    found = pd.concat(rows)
-    assert list(found["p_holm"].dropna()) == pytest.approx(list(holm(found["p"].dropna())))
-    before, after = (table(store, "trigger_effects").query("planned == 'no'") for store in (planned, one))
-    pd.testing.assert_series_equal(before["p_holm"], after["p_holm"])
+    before, after = (table(store, "trigger_effects").set_index("domain") for store in (planned, one))
+    predicted = after.index.isin(PREDICTED[0]["domains"])
+    others = [table(one, name).query("planned == 'yes'") for name in ("contrasts", "comparisons")]
+    family = pd.concat([after[predicted], *others])
+    assert list(family["p_holm"].dropna()) == pytest.approx(list(holm(family["p"].dropna())))
+    pd.testing.assert_series_equal(before["p_holm"][~predicted], after["p_holm"][~predicted])
 
 
 def test_a_rerun_dates_nothing_anew_and_the_page_tells_every_plan_of_the_run_folder(planned):

@@ -101,6 +101,7 @@ def test_execution_fields_do_not_reach_an_identity() -> None:
         generate={"engine": "transformers", "samples": 3},
         judge={"base_url": "http://127.0.0.1:1/v1", "rpm": 5, "max_in_flight": 2, "api_key_env": "X"},
         resources={"engines": 4, "train_attempts": 1},
+        analysis={"predicted": [{"test": "drop", "domains": ["incorrect_math"]}]},
     )
     assert one.train.identity() == other.train.identity()
     assert one.generate.identity() == other.generate.identity()

@@ -1,6 +1,6 @@
 """Which tests the sweep's analysis plan had predicted, and what is to be said of that plan.
 
-Not for testing. Invariant: every row with a p says whether it was planned, and only `families: predicted` changes a
+Not for testing. Invariant: every test is said to be planned or not, and only `families: predicted` changes a
 number: the Holm adjustment of the planned rows, which are one family a model.
 """
 
@@ -47,26 +47,44 @@ def _comparison(row: _Row) -> _Tested:
     return _Tested(test, Arm(row["arm"]), Condition(row["condition"]), frozenset({row["domain"]}))
 
 
-_TESTS: dict[schema.SummaryTable, Callable[[_Row], _Tested]] = {
+def _no_drop(row: _Row) -> _Tested:
+    return _drop(row)._replace(test=Contrast.NO_DROP)
+
+
+_SAID: dict[schema.SummaryTable, dict[str, Callable[[_Row], _Tested]]] = {
+    schema.EFFECT_SIZES: {"planned_drop": _drop, "planned_no_drop": _no_drop},
+    schema.CONTRASTS: {"planned": _pair},
+    schema.COMPARISONS: {"planned": _comparison},
+}
+_ADJUSTED: dict[schema.SummaryTable, Callable[[_Row], _Tested]] = {
     schema.TRIGGER_EFFECTS: _drop,
     schema.CONTROL_EFFECTS: _drop,
-    schema.EFFECT_SIZES: lambda row: _drop(row)._replace(test=Contrast.NO_DROP),
     schema.CONTRASTS: _pair,
     schema.COMPARISONS: _comparison,
-}
+}  # what has a column p_holm
 
 
 def with_planned(study: Study, tables: Mapping[schema.SummaryTable, Rows]) -> dict[schema.SummaryTable, Rows]:
-    """The same tables, every test's rows with a column `planned`."""
-    found = {table: _marked(study, rows, _TESTS[table]) if table in _TESTS else rows for table, rows in tables.items()}
+    """The same tables; every test is said to be planned or not, that of a drop in effect_sizes.csv."""
+    found = {table: [row | _said(study, table, row) for row in rows] for table, rows in tables.items()}
     analysis = study.sweep.analysis
     if analysis is not None and analysis.families == "predicted":
-        _one_family([row for table in found if table in _TESTS for row in found[table]])
+        rows = ((row, tested) for table, tested in _ADJUSTED.items() for row in found[table])
+        _one_family([row for row, tested in rows if _was_predicted(study, tested(row))])
     return found
 
 
-def _marked(study: Study, rows: Rows, asked_of: Callable[[_Row], _Tested]) -> Rows:
-    return [row | {"planned": "yes" if _was_predicted(study, asked_of(row)) else "no"} for row in rows]
+def _said(study: Study, table: schema.SummaryTable, row: _Row) -> dict[str, str]:
+    columns = _SAID.get(table, {})
+    return {name: "yes" if _was_predicted(study, tested(row)) else "no" for name, tested in columns.items()}
+
+
+def _one_family(planned: Rows) -> None:
+    """Holm over all planned rows of a model, in place."""
+    for model in dict.fromkeys(row["model"] for row in planned):
+        family = [row for row in planned if row["model"] == model]
+        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = float(adjusted)
 
 
 def _was_predicted(study: Study, asked: _Tested) -> bool:
@@ -74,15 +92,6 @@ def _was_predicted(study: Study, asked: _Tested) -> bool:
         one.covers(asked.test, arm=asked.arm, condition=asked.condition, domains=set(asked.domains))
         for one in (study.sweep.analysis.predicted if study.sweep.analysis else [])
     )
-
-
-def _one_family(rows: Rows) -> None:
-    """Holm over all planned rows of a model, in place."""
-    planned = [row for row in rows if row["planned"] == "yes" and "p_holm" in row]
-    for model in dict.fromkeys(row["model"] for row in planned):
-        family = [row for row in planned if row["model"] == model]
-        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
-            row["p_holm"] = float(adjusted)
 
 
 def plan_facts(study: Study) -> dict[str, Any]:

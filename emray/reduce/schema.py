@@ -95,7 +95,6 @@ _EFFECT = (
     _COHEN_D,
     _number("p_signflip", "", "two-sided p of the sign-flip permutation over seeds"),
     _number("p_two_sample", "", "two-sample t test on answers, as published: takes answers of a run as independent"),
-    _PLANNED,
 )
 _RANKS = (
     _count("rank", "", "rank of the domain by misaligned rate, 1 the highest"),
@@ -174,7 +173,8 @@ EFFECT_SIZES = SummaryTable(
         *_interval("d's noncentral t interval", "sd of the seeds' drops"),
         _number("margin", "score points", "a drop smaller than this counts as none"),
         _number("p_equivalent", "", "p of the two one-sided tests that the drop lies within the margin"),
-        _PLANNED,
+        _PLANNED._replace(name="planned_drop"),
+        _PLANNED._replace(name="planned_no_drop", meaning="the same of the test that there is no drop"),
     ),
 )
 RATES = SummaryTable(

@@ -116,6 +116,9 @@ def _model_view(summary: Summary, model: str, number: int, figures: dict[str, by
         "base": summary.rows("taxonomy", model=model, domain=NO_DOMAIN),
         "effects": sorted(summary.rows("trigger_effects", model=model), key=_by_drop),
         "sizes": {row["domain"]: row for row in summary.rows("effect_sizes", model=model, arm="backdoor")},
+        "planned_drops": {
+            (row["arm"], row["domain"]): row["planned_drop"] for row in summary.rows("effect_sizes", model=model)
+        },
         "control_effects": summary.rows("control_effects", model=model),
         "pooled": summary.facts["pooled_effects"].get(model),
         "variance": _variance_rows(summary, series),
