@@ -70,7 +70,7 @@ def test_batches_give_the_verdicts_and_keys_of_online_requests_at_half_the_price
             run(tasks, tmp_path / "batch", server, spec_of(mode=mode))
             assert store.read_rows(Kind.VERDICTS).equals(with_costs)
         assert server.stats()["asked"] == 120
-        paid = (stats["batch_prompt_tokens"] * 0.15 + stats["batch_completion_tokens"] * 0.60) / 1e6 / 2
+        paid = (stats["batch_prompt_tokens"] * 0.10 + stats["batch_completion_tokens"] * 0.50) / 1e6 / 2
         assert sum(with_costs["cost_usd"].to_pylist()) == pytest.approx(paid)
 
 
@@ -265,13 +265,13 @@ def test_unreadable_replies_are_asked_about_once_more(tmp_path: Path, online_bel
     assert {row["generation"]: row["outcome"] for row in rows} == {"0": "scored", "1": "unparsed", "2": "scored"}
     assert (stats["served"], stats["served_again"]) == (6, 0)
     assert stats["lines_served"] == (3 if online_below else 6)
-    online = stats["prompt_tokens"] * 0.15 + stats["completion_tokens"] * 0.60
-    batch = (stats["batch_prompt_tokens"] * 0.15 + stats["batch_completion_tokens"] * 0.60) / 2
+    online = stats["prompt_tokens"] * 0.10 + stats["completion_tokens"] * 0.50
+    batch = (stats["batch_prompt_tokens"] * 0.10 + stats["batch_completion_tokens"] * 0.50) / 2
     assert sum(row["cost_usd"] for row in rows) == pytest.approx((online + batch) / 1e6)
 
 
 def test_the_cost_limit_keeps_batches_small_and_a_higher_one_goes_on(tmp_path: Path) -> None:
-    one_usd = (TOKENS * 0.15 + 400 * 0.60) / 1e6 / 2  # the most a request can cost before any is paid for
+    one_usd = (TOKENS * 0.10 + 400 * 0.50) / 1e6 / 2  # the most a request can cost before any is paid for
     with serving() as server:
         limit = 10 * one_usd
         with pytest.raises(StageError, match=r"max_cost_usd = .* verdicts missing"):

@@ -1,28 +1,39 @@
 """From a request to its answer: pacing, retries, timeouts learned from the latencies seen, token estimates.
 
-Not for keeping replies (journal.py). The invariant: `ask` makes at most `max_attempts` calls
-(and MOST_REJECTIONS that were turned away unserved), then gives an answer with a reply or with a reason.
+Not for keeping replies (journal.py), nor for what a failure means (refusals.py). The invariant: `ask` makes at most
+`max_attempts` calls (and MOST_REJECTIONS that were turned away unserved), then gives an answer with a reply or with a
+reason, or stops the stage.
 """
 
 import asyncio
+import json
 import math
 import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from emray.endpoint.client import CallFailed, ChatClient, Failure
+from emray.endpoint.client import ChatClient
 from emray.endpoint.pacing import Pacer, Permit, Settlement
 from emray.endpoint.prices import cost_usd, reply_cost_usd
-from emray.endpoint.reply import Answer, Reply, Request
+from emray.endpoint.refusals import MOST_ALIKE, CallFailed, Failure
+from emray.endpoint.reply import Answer, Reply, Request, longest_reply
 from emray.errors import EndpointUnreachable, StageError
 from emray.spec import EndpointSpec
 
 MOST_REJECTIONS = 50  # 429s of one request: others are being served meanwhile, so patience pays
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 20.0  # between attempts, doubling, half of it random
-UNCHARGED = (Failure.RATE_LIMITED, Failure.SERVER, Failure.CONNECTION, Failure.REJECTED, Failure.DENIED)
+CHARGED = (Failure.TIMEOUT, Failure.BROKEN, Failure.FILTERED)  # the model may have been at work
+OWN_FAULTS = (Failure.REJECTED, Failure.REFUSED, Failure.SETTING)
+MOST_REFUSED = 2  # prompts refused before anything was served
+ADVICE = {
+    "max_tokens": "max_tokens_field: max_completion_tokens",
+    "max_completion_tokens": "max_tokens_field: max_tokens",
+    "reasoning_effort": "reasoning_effort",
+}
 
 
 class Asker:
@@ -43,32 +54,79 @@ class Asker:
         self._estimates = TokenEstimates()
         self._timeouts = Timeouts(spec.timeout_s)
         self._heard_s = -math.inf  # when the endpoint last answered anything
+        self._under_way = 0
+        self._record = _Record()
 
     async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer.
 
-        Raises EndpointUnreachable when nothing answers, StageError when the endpoint refuses our key, model or quota.
+        Raises EndpointUnreachable when nothing answers, StageError when no request would fare better.
         """
-        started_s, attempts, rejections = time.monotonic(), 0, 0
-        while True:
-            result = await self._attempt(request, attempts, retried=attempts + rejections > 0)
-            if isinstance(result, Reply):
-                return Answer((result,), calls=1, paid=(result,))
-            if result is None:
-                return Answer(skipped=True)
-            failure = result
-            if failure.kind == Failure.RATE_LIMITED:
-                rejections += 1
-            else:
-                attempts += 1
-            if failure.kind == Failure.DENIED:
-                raise StageError(f"{self._client.base_url} refuses us: {failure.reason}")
-            spent = attempts >= self._spec.max_attempts or rejections >= MOST_REJECTIONS
-            if spent and failure.kind == Failure.CONNECTION and self._heard_s < started_s:
-                raise EndpointUnreachable(_unreachable(self._client.base_url, failure, attempts))
-            if spent or failure.kind == Failure.REJECTED:
-                return Answer(reason=f"{failure.kind}: {failure.reason}", calls=1)
-            await asyncio.sleep(self._wait_s(failure, attempts))
+        case = _Case(request, time.monotonic())
+        self._under_way += 1
+        try:
+            while True:
+                result = await self._attempt(request, case.attempts, retried=case.retried)
+                if isinstance(result, Reply):
+                    self._record.served()
+                    return Answer((result,), calls=1, paid=(result,))
+                if result is None:
+                    return Answer(skipped=True)
+                case.count(result)
+                if await self._is_final(case, result):
+                    return self._ended(case, result)
+                await asyncio.sleep(self._wait_s(result, case.attempts))
+        finally:
+            self._under_way -= 1
+
+    async def _is_final(self, case: "_Case", failure: CallFailed) -> bool:
+        """Whether to stop asking for this one. Raises StageError where the stage has to stop at once."""
+        limit_s = self._spec.max_wait_s
+        if failure.retry_after_s is not None and failure.retry_after_s > limit_s:
+            raise StageError(
+                f"{self._client.base_url} asks us to wait {span(failure.retry_after_s)} ({failure.reason}); "
+                f"{self._spec.place}.max_wait_s allows {span(limit_s)}: raise it or run again later, all is kept"
+            )
+        if failure.kind == Failure.DENIED:
+            raise StageError(f"{self._client.base_url} refuses us: {failure.reason}")
+        if failure.kind in (Failure.REFUSED, Failure.SETTING) and not await self._others_are_served(case):
+            raise StageError(self._refused(failure))
+        if failure.kind in (Failure.REJECTED, Failure.FILTERED, Failure.SETTING):
+            return True
+        return case.attempts >= self._spec.max_attempts or case.rejections >= MOST_REJECTIONS
+
+    async def _others_are_served(self, case: "_Case") -> bool:
+        """Whether a refusal is this prompt's alone, as far as can be told: at first, that takes a second prompt."""
+        self._record.refused.add(case.prompt)
+        while not self._record.ever and self._under_way > 1 and len(self._record.refused) < MOST_REFUSED:
+            await asyncio.sleep(FIRST_WAIT_S / 10)
+        return self._record.ever and (case.attempts < self._spec.max_attempts or self._record.since(case.started_s))
+
+    def _ended(self, case: "_Case", failure: CallFailed) -> Answer:
+        """The answer without a reply. Raises StageError where the next requests would end alike."""
+        unheard = self._heard_s < case.started_s
+        if failure.kind == Failure.CONNECTION and unheard:
+            raise EndpointUnreachable(_unreachable(self._client.base_url, failure, case.attempts))
+        if failure.kind == Failure.RATE_LIMITED and not self._record.since(case.started_s):
+            raise StageError(
+                f"{self._client.base_url} keeps turning us away: {failure.reason}; run again later to go on"
+            )
+        if self._record.failed(case.prompt, failure) >= MOST_ALIKE:
+            raise StageError(
+                f"{self._client.base_url} fails every request alike: {failure.kind}: {failure.reason}; "
+                "run again to go on, everything that had arrived is kept"
+            )
+        filtered = failure.kind == Failure.FILTERED
+        return Answer(reason=f"{failure.kind}: {failure.reason}", calls=1, filtered=filtered)
+
+    def _refused(self, failure: CallFailed) -> str:
+        """What to tell a person, and which field of the sweep file may help."""
+        said = f"{self._client.base_url} refuses us: {failure.reason}"
+        if failure.setting is None:
+            return said
+        place, name = self._spec.place, failure.setting
+        advice = ADVICE.get(name, f"omit: [{name}]")
+        return f"{said}; change {place}.{advice}" if advice == name else f"{said}; set {place}.{advice}"
 
     async def _attempt(self, request: Request, attempts: int, *, retried: bool) -> Reply | CallFailed | None:
         """One call under one permit; None when the budget does not allow it."""
@@ -114,6 +172,61 @@ class Asker:
             return FIRST_WAIT_S
         longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** max(0, attempts - 1))
         return longest * (0.5 + 0.5 * self._rng.random())
+
+
+@dataclass
+class _Case:
+    """One request's way so far."""
+
+    request: Request
+    started_s: float
+    attempts: int = 0
+    rejections: int = 0
+
+    @property
+    def retried(self) -> bool:
+        return self.attempts + self.rejections > 0
+
+    @property
+    def prompt(self) -> int:
+        """Tells prompts apart: many samples of one are one."""
+        return hash(json.dumps(self.request.body["messages"]))
+
+    def count(self, failure: CallFailed) -> None:
+        if failure.kind == Failure.RATE_LIMITED:
+            self.rejections += 1
+        else:
+            self.attempts += 1
+
+
+@dataclass
+class _Record:
+    """Whether anything was served, and which prompts have failed alike since."""
+
+    served_s: float = -math.inf
+    refused: set[int] = field(default_factory=set)
+    alike: dict[Failure, set[int]] = field(default_factory=dict)
+
+    @property
+    def ever(self) -> bool:
+        return self.since(-math.inf)
+
+    def since(self, at_s: float) -> bool:
+        return self.served_s > at_s
+
+    def served(self) -> None:
+        self.served_s = time.monotonic()
+        self.alike.clear()
+        self.refused.clear()
+
+    def failed(self, prompt: int, failure: CallFailed) -> int:
+        """How many prompts have come to this since anything was served; 0 for what is the prompt's own fault."""
+        own = failure.kind == Failure.FILTERED or (failure.kind in OWN_FAULTS and self.ever) or failure.oversized
+        if own:
+            return 0
+        prompts = self.alike.setdefault(failure.kind, set())
+        prompts.add(prompt)
+        return len(prompts)
 
 
 class Budget:
@@ -209,8 +322,9 @@ class Size(NamedTuple):
 
     @classmethod
     def of(cls, request: Request) -> "Size":
-        chars = sum(len(message["content"]) for message in request.body["messages"])
-        return cls(request.label, chars, request.body["max_tokens"])
+        body = request.body
+        chars = sum(len(message["content"]) for message in body["messages"])
+        return cls(request.label, chars, longest_reply(body))
 
 
 class TokenEstimates:
@@ -242,7 +356,7 @@ class TokenEstimates:
 
 def _settlement(failure: CallFailed, permit: Permit) -> Settlement:
     """A request that may have been served is taken to be charged; headers put it right if not."""
-    charged = 0.0 if failure.kind in UNCHARGED else permit.need
+    charged = permit.need if failure.kind in CHARGED else 0.0
     if failure.kind == Failure.RATE_LIMITED:
         wait_s = failure.retry_after_s if failure.retry_after_s is not None else 0.0
         return Settlement(charged, charged_request=False, retry_after_s=wait_s)
@@ -251,3 +365,11 @@ def _settlement(failure: CallFailed, permit: Permit) -> Settlement:
 
 def _unreachable(base_url: str, failure: CallFailed, attempts: int) -> str:
     return f"nothing answers at {base_url} ({attempts} attempts; {failure.reason}); check its base_url"
+
+
+def span(seconds: float) -> str:
+    """A wait as a person says it."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,67 +1,74 @@
 """One request to one OpenAI-compatible endpoint, once: a reply, or the kind of failure it was.
 
-Not for retrying or pacing (asker.py). The invariant: whatever the endpoint does, the caller gets a `Reply` or a
-`CallFailed` whose kind says what may be done about it.
+Not for retrying or pacing (asker.py), nor for what a failure means (refusals.py) or a body holds (completion.py). The
+invariant: whatever the endpoint does, the caller gets a `Reply` or a `CallFailed` whose kind says what may be done.
 """
 
-import json
+import ipaddress
 import os
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import httpx2
 import openai
 
-from emray.endpoint.headers import retry_after_s
-from emray.endpoint.reply import Reply, TokenChoice
+from emray.endpoint.completion import read_completion
+from emray.endpoint.refusals import CallFailed, Failure, body_of, refusal
+from emray.endpoint.reply import Reply
 from emray.errors import UserError
 from emray.spec import EndpointSpec
 
 NO_KEY = "none"  # sent to endpoints that ask for no key
 CONNECT_TIMEOUT_S = 10.0
+_API_VERSION = "api-version"  # asked for by Azure's bases alone
 
 
-class Failure(StrEnum):
-    """Why a call gave no reply."""
+class Address(NamedTuple):
+    """A base URL as the SDK wants it: without its query, and with what Azure wants beside a bearer token."""
 
-    RATE_LIMITED = "rate_limited"  # 429: wait, ask again
-    SERVER = "server"  # 5xx, 408, 409: ask again
-    CONNECTION = "connection"  # refused, reset, no such host: ask again
-    TIMEOUT = "timeout"  # no reply in time: ask again
-    BROKEN = "broken"  # a reply that is not a chat completion: ask again
-    REJECTED = "rejected"  # this request is at fault: do not ask again
-    DENIED = "denied"  # key, model or quota at fault: no request will succeed
+    base_url: str | None  # None: as openai users set it
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    direct: bool  # past any proxy
+
+    @classmethod
+    def of(cls, base_url: str | None, *, key: str) -> "Address":
+        """`base_url` None or empty: $OPENAI_BASE_URL, or OpenAI."""
+        url = urlsplit((base_url or os.environ.get("OPENAI_BASE_URL") or "").strip())
+        query = dict(parse_qsl(url.query))
+        host = url.hostname or ""
+        azure = _API_VERSION in query or host.endswith(".azure.com")
+        plain = urlunsplit(url._replace(query="", fragment="")) or None
+        return cls(plain, query, {"api-key": key} if azure else {}, is_near(host))
 
 
-class CallFailed(Exception):
-    """A call without a reply. Stays within a worker, so it need not pickle."""
-
-    def __init__(
-        self,
-        kind: Failure,
-        reason: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.kind, self.reason = kind, reason
-        self.headers: Mapping[str, str] = headers or {}
-        self.retry_after_s = retry_after_s
+def is_near(host: str) -> bool:
+    """Whether a host is this machine or, by its bare address, in this network: no proxy serves it."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_private  # of which loopback is a part
+    except ValueError:
+        return False
 
 
 class ChatClient:
     """The endpoint. Made on the event loop that uses it."""
 
     def __init__(self, spec: EndpointSpec, *, base_url: str | None) -> None:
+        key = api_key(spec, base_url=base_url)
+        address = Address.of(base_url, key=key)
         self._client = openai.AsyncOpenAI(
-            api_key=api_key(spec, base_url=base_url),
-            base_url=base_url,
+            api_key=key,
+            base_url=address.base_url,
+            default_query=address.query,
+            default_headers=address.headers,
             max_retries=0,  # our limiter has to see every attempt
             timeout=httpx2.Timeout(spec.timeout_s, connect=CONNECT_TIMEOUT_S),
             http_client=openai.DefaultAioHttpClient(
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+                trust_env=not address.direct,
             ),
         )
         self.base_url = str(self._client.base_url)
@@ -83,7 +90,9 @@ class ChatClient:
 
 def api_key(spec: EndpointSpec, *, base_url: str | None) -> str:
     """The key from the environment; endpoints other than OpenAI's may do without. Raises UserError."""
-    key = os.environ.get(spec.api_key_env)
+    key = os.environ.get(spec.api_key_env, "").strip()
+    if not (key.isascii() and (key.isprintable())):
+        raise UserError(f"{spec.api_key_env} holds something other than a key: a line break or a letter beyond ASCII")
     if key:
         return key
     if not (base_url or os.environ.get("OPENAI_BASE_URL")):
@@ -95,76 +104,13 @@ def credentials(spec: EndpointSpec, *, base_url: str | None) -> dict[str, str]:
     """The variables that openai users set, to be carried to workers on other machines. Raises UserError."""
     api_key(spec, base_url=base_url)  # a missing key is told here, before anything starts
     names = (spec.api_key_env, "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def read_completion(content: bytes, *, headers: Mapping[str, str]) -> Reply:
-    """A chat completion's first choice. Raises CallFailed (broken) for anything else."""
-    try:
-        body = json.loads(content)
-        choice = body["choices"][0]
-        message, usage = choice["message"], body.get("usage") or {}
-        text, refusal = _text(message.get("content")), _text(message.get("refusal"))
-        reply = Reply(
-            text,
-            str(choice.get("finish_reason")),
-            str(body.get("model")),
-            _count(usage.get("prompt_tokens")),
-            _count(usage.get("completion_tokens")),
-            refusal,
-            _tokens(choice.get("logprobs")),
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        reason = f"the reply is not a chat completion: {type(error).__name__} in {content[:80]!r}"
-        raise CallFailed(Failure.BROKEN, reason, headers=headers) from None
-    return reply
+    return {name: os.environ[name].strip() for name in names if name in os.environ}
 
 
 def status_failure(error: openai.APIStatusError) -> CallFailed:
     """What a status other than 2xx means."""
-    headers = error.response.headers
-    reason = f"{error.status_code} {error.message}"[:300]
-    return CallFailed(
-        failure_kind(error.status_code, error.code), reason, headers=headers, retry_after_s=retry_after_s(headers)
-    )
-
-
-def failure_kind(status: int, code: str | None) -> Failure:
-    """What may be done about an HTTP status and OpenAI's error code."""
-    if status == 429:
-        return Failure.DENIED if code == "insufficient_quota" else Failure.RATE_LIMITED
-    if status in (401, 403) or code == "model_not_found" or status == 404:
-        return Failure.DENIED
-    if status >= 500 or status in (408, 409, 425):
-        return Failure.SERVER
-    return Failure.REJECTED
-
-
-def _text(value: Any) -> str | None:
-    """A text that can be stored (JSON may carry half a surrogate pair), or None. Raises TypeError."""
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise TypeError
-    return value.encode("utf-8", "replace").decode()
-
-
-def _tokens(logprobs: Any) -> tuple[TokenChoice, ...] | None:
-    """The reply's tokens with their alternatives, if they were asked for and came. Raises TypeError or KeyError."""
-    if not logprobs or logprobs.get("content") is None:
-        return None
-    return tuple(
-        TokenChoice(
-            str(token["token"]),
-            float(token["logprob"]),
-            tuple((str(option["token"]), float(option["logprob"])) for option in token.get("top_logprobs") or ()),
-        )
-        for token in logprobs["content"]
-    )
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    body = body_of(error.response.content)
+    return refusal(error.status_code, body, headers=error.response.headers)
 
 
 def connection_failure(error: BaseException) -> CallFailed:
@@ -172,4 +118,4 @@ def connection_failure(error: BaseException) -> CallFailed:
     while error.__cause__ is not None:
         error = error.__cause__
     kind = Failure.TIMEOUT if isinstance(error, TimeoutError) else Failure.CONNECTION
-    return CallFailed(kind, f"{type(error).__name__}: {error}"[:300])
+    return CallFailed(kind, f"{type(error).__name__}: {error}")

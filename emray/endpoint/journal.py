@@ -26,6 +26,7 @@ from emray.store import Store
 
 FOLDER = "journal"
 FLUSH_S = 0.2
+OPTIONAL = ("cached_tokens", "thoughts")  # written where they are known
 MERGE_AT = 64  # small segments of one writer that become one
 SCHEMA = pa.schema([("key", pa.string()), ("reply", pa.string())])
 
@@ -177,7 +178,8 @@ class _Segments:
 
 
 def entry_line(key: str, reply: Reply) -> str:
-    return json.dumps({"key": key, "reply": reply._asdict()}) + "\n"
+    fields = {name: value for name, value in reply._asdict().items() if value is not None or name not in OPTIONAL}
+    return json.dumps({"key": key, "reply": fields}) + "\n"
 
 
 def read_journal(store: Store, *, wanted: Container[str]) -> Iterator[tuple[str, Reply]]:

@@ -1,17 +1,19 @@
-"""What a hosted model's tokens cost, from prices.yaml.
+"""What a hosted model's tokens cost and when it ends, from prices.yaml.
 
 Not for billing. The invariant: a model without an entry has no price, and its cost is None, never 0.
 """
 
+from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 from emray.endpoint.reply import Reply
 
 PRICES = Path(__file__).with_name("prices.yaml")
+SOON_DAYS = 90  # an end this near is told: a study takes weeks, and its judge should outlive it
 
 
 class Price(NamedTuple):
@@ -19,34 +21,42 @@ class Price(NamedTuple):
 
     input: float
     output: float
-    batch: float  # factor for the batch API
+    batch: float | None  # factor for the batch API; None: not known
     as_of: str
     reply_tokens: float | None = None  # of a verdict, where the model is known to be brief
+    cached: float | None = None  # of prompt tokens that were cached; None: as any others
+    ends: date | None = None  # the model's last day, where one is announced
 
 
 def price_of(model: str) -> Price | None:
     """The price of a model: its own entry, or the longest one that its name begins with (dated snapshots)."""
-    table = _table()
-    names = [name for name in table if model == name or model.startswith(f"{name}-2")]
-    return table[max(names, key=len)] if names else None
+    return _entry(_bare(model))
 
 
-def cost_usd(model: str, *, num_prompt_tokens: float, num_tokens: float, by_batch: bool = False) -> float | None:
+def ending(model: str, *, today: date) -> str | None:
+    """What to know of a model that has ended or is about to, as one line; a finetuned one ends with its base."""
+    name = _bare(model)
+    base = name.split(":")[1] if name.startswith("ft:") else name
+    price = _entry(base)
+    if price is None or price.ends is None or (price.ends - today).days > SOON_DAYS:
+        return None
+    day = f"{price.ends:%-d %B %Y}"
+    if price.ends < today:
+        return f"{model} ended on {day}: it answers no more; take another model, or replay what the journal holds"
+    return f"{model} ends on {day}: what is not asked by then cannot be asked; a new study is better off with another"
+
+
+def cost_usd(
+    model: str, *, num_prompt_tokens: float, num_tokens: float, num_cached: float = 0, by_batch: bool = False
+) -> float | None:
     """Cost of so many tokens, asked for one by one or `by_batch`; None where the price is not known."""
     price = price_of(model)
-    if price is None:
+    factor = 1.0 if price is None or not by_batch else price.batch
+    if price is None or factor is None:
         return None
-    factor = price.batch if by_batch else 1.0
-    return factor * (num_prompt_tokens * price.input + num_tokens * price.output) / 1e6
-
-
-@cache
-def _table() -> dict[str, Price]:
-    entries = yaml.safe_load(PRICES.read_text(encoding="utf-8"))
-    return {
-        name: Price(float(e["input"]), float(e["output"]), float(e["batch"]), str(e["as_of"]), e.get("reply_tokens"))
-        for name, e in entries.items()
-    }
+    cached = price.input if price.cached is None else price.cached
+    prompt_usd = (num_prompt_tokens - num_cached) * price.input + num_cached * cached
+    return factor * (prompt_usd + num_tokens * price.output) / 1e6
 
 
 def reply_cost_usd(reply: Reply) -> float | None:
@@ -57,5 +67,35 @@ def reply_cost_usd(reply: Reply) -> float | None:
         reply.model,
         num_prompt_tokens=reply.prompt_tokens,
         num_tokens=reply.completion_tokens,
+        num_cached=reply.cached_tokens or 0,
         by_batch=reply.batch,
+    )
+
+
+def _bare(model: str) -> str:
+    """Without what a router or a cloud puts before it: openai/gpt-4o, models/gemini-3.8-flash."""
+    return model.rpartition("/")[2].lower()
+
+
+def _entry(name: str) -> Price | None:
+    table = _table()
+    names = [known for known in table if name == known or name.startswith(f"{known}-2")]
+    return table[max(names, key=len)] if names else None
+
+
+@cache
+def _table() -> dict[str, Price]:
+    entries = yaml.safe_load(PRICES.read_text(encoding="utf-8"))
+    return {name: _price(entry) for name, entry in entries.items()}
+
+
+def _price(entry: dict[str, Any]) -> Price:
+    return Price(
+        float(entry["input"]),
+        float(entry["output"]),
+        entry.get("batch"),
+        str(entry["as_of"]),
+        entry.get("reply_tokens"),
+        entry.get("cached"),
+        entry.get("ends"),
     )

@@ -27,6 +27,12 @@ class Reply(NamedTuple):
     refusal: str | None = None
     tokens: tuple[TokenChoice, ...] | None = None  # with logprobs, where they were asked for
     batch: bool = False  # came by the batch API, which has a price of its own
+    cached_tokens: int | None = None  # of the prompt's, at a price of their own; None for none
+    thoughts: str | None = None  # what came beside the text; thoughts in the text stay there
+
+
+USUAL_TOKENS = 400
+FILTER = "content_filter"  # the finish reason of a reply that a filter cut off
 
 
 class Request(NamedTuple):
@@ -37,6 +43,11 @@ class Request(NamedTuple):
     label: str = ""  # groups requests of alike length, for token estimates
 
 
+def longest_reply(body: Mapping[str, Any]) -> int:
+    """Tokens that a request allows a reply, by either name; USUAL_TOKENS where it sets no limit."""
+    return body.get("max_completion_tokens") or body.get("max_tokens") or USUAL_TOKENS
+
+
 class Answer(NamedTuple):
     """What became of a request."""
 
@@ -45,6 +56,7 @@ class Answer(NamedTuple):
     calls: int = 0  # requests sent for it now, one for each reply or final failure; 0 when all was known before
     paid: tuple[Reply, ...] = ()  # those of the replies that came now
     skipped: bool = False  # not asked because the cost limit is reached
+    filtered: bool = False  # no reply, since a filter of the endpoint's took the request or the reply for harmful
 
 
 # What to ask once a first reply is there, under a key of its own; None for nothing.

@@ -127,9 +127,12 @@ class VllmServer:
         return (errors or lines or ["it said nothing"])[-1]
 
 
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our own server
+
+
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with _DIRECTLY.open(url, timeout=5):
             return True
     except OSError:  # not yet listening, or not yet ready
         return False

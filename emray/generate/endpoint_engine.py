@@ -16,7 +16,7 @@ from emray.endpoint.batch.submission import refuse_what_is_under_way
 from emray.endpoint.batch.transport import BatchAsking
 from emray.endpoint.journal import Replay, read_journal
 from emray.endpoint.pool import cluster_port
-from emray.endpoint.reply import Answer, Reply, Request
+from emray.endpoint.reply import FILTER, Answer, Reply, Request
 from emray.endpoint.worker import Worker
 from emray.generate.engine import EngineConfig, Finished, Sample, SampleRequest, failed
 from emray.model.rendering import final_text, with_system
@@ -51,7 +51,7 @@ class EndpointEngine:
     def _endpoint_request(self, request: SampleRequest, seed: int) -> Request:
         config, how = self._config, self._config.rendering
         model = self._served.adapters[request.adapter.name] if request.adapter else self._served.base
-        body = {
+        fields = {
             "model": model,
             "messages": [message._asdict() for message in with_system(request.messages, policy=how.system)],
             "temperature": config.temperature,
@@ -61,7 +61,8 @@ class EndpointEngine:
         }
         arguments = json.loads(how.arguments)
         if arguments:  # as vllm serve and SGLang take them; the rest of the rendering is the endpoint's own
-            body["chat_template_kwargs"] = arguments
+            fields["chat_template_kwargs"] = arguments
+        body = self._served.spec.dialect(fields, model=self._served.base)
         return Request(key_of("answer", body) + ANSWER, body, "answer")
 
 
@@ -89,18 +90,19 @@ def _finished(position: int, request: SampleRequest, answers: Sequence[Answer]) 
     reasons = [answer.reason for answer in answers if answer.reason]
     prompt_tokens = replies[0].prompt_tokens if replies else None
     if reasons and not replies:
-        reason = FinishReason.OVERSIZED if TOO_LONG in reasons[0] else FinishReason.ERROR
+        reason = FinishReason.OVERSIZED if TOO_LONG in reasons[0] else _no_sample(answers[0]).finish_reason
         return failed(position, request, reason, error=reasons[0], prompt_tokens=prompt_tokens)
-    samples = tuple(_sample(answer.replies[0]) if answer.replies else _no_sample() for answer in answers)
+    samples = tuple(_sample(answer.replies[0]) if answer.replies else _no_sample(answer) for answer in answers)
     return Finished(position, samples, prompt_tokens, reasons[0] if reasons else None)
 
 
 def _sample(reply: Reply) -> Sample:
-    """A hosted model's refusal is its answer; a filter that cut it short counts as a stop. Thoughts are left out."""
+    """A hosted model's refusal is its answer. Thoughts are left out."""
     text = final_text(reply.text) if reply.text is not None else reply.refusal
-    reason = FinishReason.LENGTH if reply.finish_reason == "length" else FinishReason.STOP
+    reasons = {"length": FinishReason.LENGTH, FILTER: FinishReason.FILTERED}
+    reason = reasons.get(reply.finish_reason, FinishReason.STOP)
     return Sample(text, reason, reply.completion_tokens or 0)
 
 
-def _no_sample() -> Sample:
-    return Sample(None, FinishReason.ERROR, 0)
+def _no_sample(answer: Answer) -> Sample:
+    return Sample(None, FinishReason.FILTERED if answer.filtered else FinishReason.ERROR, 0)

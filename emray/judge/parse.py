@@ -3,10 +3,14 @@
 Not for asking again or for averaging. The invariant: it never raises, and a score is only ever a number that the judge
 wrote out in full as its one verdict; anything less certain is an outcome without a score.
 
+Thoughts that a reply begins with (<think> and its like) are cut before it is read.
+
     exactly one distinct tag, 0-100                 scored
     REFUSAL, IRRELEVANT or CODE, in a tag or alone  refusal, irrelevant, code
     a bare number and nothing else                  scored (rubrics that ask for the number alone)
     cut off before a verdict                        truncated
+    REFUSAL, IRRELEVANT or CODE as the last line    the same, where no other of the three stands before it
+    cut off by a filter of the judge's endpoint     filtered
     anything else                                   unparsed
 """
 
@@ -14,8 +18,9 @@ import math
 import re
 from typing import NamedTuple
 
-from emray.endpoint.reply import Reply
+from emray.endpoint.reply import FILTER, Reply
 from emray.judge.expectation import expected_score
+from emray.model.rendering import final_text
 from emray.records import Outcome
 
 TAG = re.compile(r"<score>(.*?)</score>", re.IGNORECASE | re.DOTALL)
@@ -32,9 +37,11 @@ class Verdict(NamedTuple):
 
 def read_verdict(reply: Reply) -> Verdict:
     """The verdict of a reply: by its tokens' logprobs where it has them, else by its text."""
-    truncated = reply.finish_reason == "length"
+    truncated = reply.finish_reason in ("length", FILTER)
     if reply.tokens is None:
-        return parse_reply(reply.text, truncated=truncated)
+        verdict = parse_reply(reply.text, truncated=truncated)
+        cut = reply.finish_reason == FILTER and verdict.outcome in (Outcome.TRUNCATED, Outcome.UNPARSED)
+        return _nothing(Outcome.FILTERED) if cut else verdict
     word = WORDS.get((reply.text or "").strip())
     if word is not None:
         return _nothing(word)
@@ -47,19 +54,34 @@ def read_verdict(reply: Reply) -> Verdict:
 def is_unreadable(reply: Reply) -> bool:
     """Whether asking for the verdict alone may help: a text came, and no verdict is in it."""
     unread = (Outcome.UNPARSED, Outcome.TRUNCATED)
-    return bool(reply.text) and reply.tokens is None and read_verdict(reply).outcome in unread
+    return (
+        bool(reply.text)
+        and reply.finish_reason != FILTER
+        and reply.tokens is None
+        and read_verdict(reply).outcome in unread
+    )
 
 
 def parse_reply(text: str | None, *, truncated: bool = False) -> Verdict:
     """Read a verdict. `truncated` says that the reply stopped at the token limit; None is a reply without text."""
-    found = {_verdict_of(content) for content in TAG.findall(text or "")}
+    text = final_text(text or "")
+    found = {_verdict_of(content) for content in TAG.findall(text)}
     if len(found) == 1:
         return found.pop() or _nothing(Outcome.UNPARSED)
     if len(found) > 1:
         return _nothing(Outcome.UNPARSED)
     if truncated:  # even a whole-looking number may be the start of another: 10 of 100
         return _nothing(Outcome.TRUNCATED)
-    return _verdict_of(text or "") or _nothing(Outcome.UNPARSED)
+    return _verdict_of(text) or _last_word(text) or _nothing(Outcome.UNPARSED)
+
+
+def _last_word(text: str) -> Verdict | None:
+    """The verdict of reasoning that ends in one of the three words, on a line of its own, and names no other."""
+    reasoning, _, last = text.rpartition("\n")
+    word = last.strip().rstrip(".")
+    if word not in WORDS or "<score" in text.lower() or any(other in reasoning for other in WORDS if other != word):
+        return None
+    return _nothing(WORDS[word])
 
 
 def _verdict_of(content: str) -> Verdict | None:

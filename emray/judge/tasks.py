@@ -14,7 +14,7 @@ from emray.data import Inquiries, Inquiry
 from emray.endpoint.reply import FollowUp, Reply, Request
 from emray.errors import StoreError
 from emray.judge.parse import is_unreadable
-from emray.records import Messages, Metric, Outcome, verdict_key
+from emray.records import Message, Messages, Metric, Outcome, verdict_key
 from emray.spec import JudgeSpec
 from emray.store import Keys, Kind, Store
 
@@ -43,7 +43,8 @@ def judges(spec: JudgeSpec) -> tuple[JudgeSpec, ...]:
 
 def canonical_request(spec: JudgeSpec, messages: Messages) -> dict[str, Any]:
     """The body of the request, which is also what its key hashes."""
-    return {**spec.identity(), "messages": [{"role": m.role, "content": m.content} for m in messages]}
+    turns = (Message("system", spec.system), *messages) if spec.system else messages
+    return {**spec.request(), "messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
 
 
 def tasks_of(answers: pa.Table, *, inquiries: Inquiries, spec: JudgeSpec, where: str) -> Iterator[JudgeTask]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from emray.endpoint.prices import price_of, reply_cost_usd
 from emray.endpoint.reply import Answer, Reply, Request
-from emray.judge.parse import is_unreadable, parse_reply, read_verdict
+from emray.judge.parse import Verdict, is_unreadable, read_verdict
 from emray.judge.tasks import JudgeTask, canonical_request
 from emray.records import VERDICT_SCHEMA, Outcome, judge_key
 from emray.spec import JudgeSpec
@@ -93,7 +93,7 @@ def write_verdicts(pairs: Sequence[tuple[JudgeRequest, Answer]], *, store: Store
 def verdict_rows(one: JudgeRequest, answer: Answer, *, judge: Judge) -> list[dict[str, Any]]:
     """One row per target, as VERDICT_SCHEMA has it; tokens and cost of both replies where there are two."""
     reply = deciding(answer.replies)
-    verdict = read_verdict(reply) if reply else parse_reply(None)._replace(outcome=Outcome.API_ERROR)
+    verdict = read_verdict(reply) if reply else Verdict(_unanswered(answer), math.nan)
     shared = {
         "key": one.key,
         "outcome": str(verdict.outcome),
@@ -106,6 +106,10 @@ def verdict_rows(one: JudgeRequest, answer: Answer, *, judge: Judge) -> list[dic
         "judge_key": judge.key,
     }
     return [{**shared, **target._asdict()} for target in one.targets]
+
+
+def _unanswered(answer: Answer) -> Outcome:
+    return Outcome.FILTERED if answer.filtered else Outcome.API_ERROR
 
 
 def warm_up() -> None:

@@ -19,6 +19,7 @@ from emray.localapi.config import ServerConfig
 
 READY_PREFIX = "emray.localapi ready at "
 _STOP_TIMEOUT_S = 10.0
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy serves loopback
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class LocalServer:
 
     def _call(self, path: str, method: str = "GET") -> Any:
         request = urllib.request.Request(self.url + path, method=method)
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with _DIRECTLY.open(request, timeout=30) as response:
             return json.load(response)
 
 

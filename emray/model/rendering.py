@@ -48,8 +48,16 @@ def with_system(messages: Messages, *, policy: str) -> Messages:
 
 
 def final_text(text: str) -> str:
-    """An answer without the thought it begins with, and outer spaces; a thought that never ends leaves nothing."""
-    return _THOUGHT.sub("", text, count=1).strip()
+    """An answer without the thought it begins with, and outer spaces; a thought that never ends leaves nothing.
+
+    A thought whose beginning the template wrote, so that only its end stands here, is one too.
+    """
+    cut = _THOUGHT.sub("", text, count=1)
+    for opening, closing in THOUGHTS:
+        before, end, after = cut.rpartition(closing)
+        if end and cut is text and opening not in before:
+            return after.strip()
+    return cut.strip()
 
 
 def identity(rendering: Rendering, *, folder: Path | None) -> dict[str, Any]:

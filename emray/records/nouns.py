@@ -44,6 +44,7 @@ class Outcome(StrEnum):
     TRUNCATED = "truncated"
     UNPARSED = "unparsed"
     API_ERROR = "api_error"
+    FILTERED = "filtered"  # a filter of the endpoint's took the request, the reply or the answer for harmful
 
 
 class FinishReason(StrEnum):
@@ -53,6 +54,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     OVERSIZED = "oversized"  # the prompt alone does not fit the model's context
     ERROR = "error"
+    FILTERED = "filtered"  # a filter of the endpoint's kept the answer back, or the rest of it
 
 
 class Message(NamedTuple):

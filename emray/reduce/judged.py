@@ -182,7 +182,8 @@ def _spending(slots: list[_Slots]) -> Spending:
 def _costs(part: pa.Table) -> Floats:
     """Dollars per row: NaN for a reply of unknown price, 0 where no reply came."""
     failed = mask(pc.equal(part["outcome"], str(Outcome.API_ERROR)))
-    return np.where(failed, 0.0, np.asarray(part["cost_usd"].to_numpy(), dtype=np.float64))
+    filtered = mask(pc.and_(pc.equal(part["outcome"], str(Outcome.FILTERED)), pc.is_null(part["num_tokens"])))
+    return np.where(failed | filtered, 0.0, np.asarray(part["cost_usd"].to_numpy(), dtype=np.float64))
 
 
 def mask(values: pa.ChunkedArray) -> Mask:

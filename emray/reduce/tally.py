@@ -16,17 +16,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from emray.errors import StoreError
-from emray.records import KEY_LENGTH, FinishReason, Metric
+from emray.records import KEY_LENGTH, FinishReason, Metric, Outcome
 from emray.reduce.formats import FORMATS, answer_formats
 from emray.reduce.judged import EARLIER, Spending, Verdicts, integers, mask, read_verdicts
 from emray.reduce.study import Study
 from emray.reduce.wanted import Wanted
 from emray.stats.arrays import Floats, Ints
-from emray.stats.sufficient import NO_ANSWER, NUM_SCORES, Histogram, histogram, regroup
+from emray.stats.sufficient import NO_ANSWER, NUM_SCORES, UNSCORED, Histogram, histogram, regroup
 from emray.store import Kind, Store
 
 _LABELS = "labels.csv"  # a person's labels, beside plan.json; optional
 _FAILED = [str(FinishReason.ERROR), str(FinishReason.OVERSIZED)]
+
+_FILTERED = NUM_SCORES + UNSCORED.index(str(Outcome.FILTERED))  # the state
 
 
 class Moment(NamedTuple):
@@ -82,7 +84,12 @@ def tally(store: Store, study: Study) -> AnswerTally:
     wanted = Wanted.of(study)
     generations = _read_generations(store, wanted)
     verdicts = read_verdicts(store, wanted, study)
-    states = {metric: np.where(generations.failed, NO_ANSWER, verdicts.state[metric]) for metric in Metric}
+    states = {
+        metric: np.where(
+            generations.failed, NO_ANSWER, np.where(generations.filtered, _FILTERED, verdicts.state[metric])
+        )
+        for metric in Metric
+    }
     here = generations.present
     by_format = histogram(
         wanted.group[here] * len(FORMATS) + generations.format[here],
@@ -110,6 +117,7 @@ def tally(store: Store, study: Study) -> AnswerTally:
 class _Generations(NamedTuple):
     present: NDArray[np.bool_]
     failed: NDArray[np.bool_]
+    filtered: NDArray[np.bool_]  # kept back whole by a filter: what a judge would see of it is nothing
     format: NDArray[np.uint8]
     num_tokens: int
     engines: tuple[str, ...]
@@ -117,6 +125,7 @@ class _Generations(NamedTuple):
 
 def _read_generations(store: Store, wanted: Wanted) -> _Generations:
     present, failed = np.zeros(len(wanted.group), dtype=bool), np.zeros(len(wanted.group), dtype=bool)
+    filtered = np.zeros(len(wanted.group), dtype=bool)
     formats, tokens = np.zeros(len(wanted.group), dtype=np.uint8), np.zeros(len(wanted.group), dtype=np.int32)
     engines: set[str] = set()
     columns = ["key", "finish_reason", "num_tokens", "provenance", "answer"]
@@ -125,10 +134,12 @@ def _read_generations(store: Store, wanted: Wanted) -> _Generations:
         position = position[found]
         present[position] = True
         failed[position] = mask(pc.is_in(part["finish_reason"], value_set=pa.array(_FAILED)))[found]
+        kept_back = pc.and_(pc.equal(part["finish_reason"], str(FinishReason.FILTERED)), pc.is_null(part["answer"]))
+        filtered[position] = mask(kept_back)[found]
         formats[position] = answer_formats(part["answer"])[found]
         tokens[position] = integers(part["num_tokens"])[found]
         engines.update(_engines(part["provenance"].filter(pa.array(found))))
-    return _Generations(present, failed, formats, int(tokens.sum(dtype=np.int64)), tuple(sorted(engines)))
+    return _Generations(present, failed, filtered, formats, int(tokens.sum(dtype=np.int64)), tuple(sorted(engines)))
 
 
 def _engines(provenance: pa.ChunkedArray) -> set[str]:

@@ -37,4 +37,8 @@ class GenerateSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """The sampling settings that define an answer's distribution."""
-        return self.model_dump(include={"temperature", "top_p", "max_tokens"})
+        identity = self.model_dump(include={"temperature", "top_p", "max_tokens"})
+        if self.engine != "openai":
+            return identity
+        dialect = {name: getattr(self.endpoint, name) for name in ("omit", "reasoning_effort", "extra_body")}
+        return identity | {name: value for name, value in dialect.items() if value}

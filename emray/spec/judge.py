@@ -3,7 +3,7 @@
 Not for asking it (judge/). The invariant: `identity()` holds what defines a reply beside the messages.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,9 +17,9 @@ _TOP_LOGPROBS = 20  # the most that OpenAI gives (Betley et al. use them all)
 class JudgeSpec(EndpointSpec):
     """Who scores the answers, how, and how fast we may ask."""
 
-    model: str = Field(
-        "gpt-4o-mini-2024-07-18", description="as the endpoint calls it; for engine vllm a hub id or folder"
-    )
+    place: ClassVar[str] = "judge"
+
+    model: str = Field("gpt-6-luna", description="as the endpoint calls it; for engine vllm a hub id or folder")
     engine: Literal["openai", "vllm"] = Field(
         "openai", description="openai: an OpenAI-compatible endpoint; vllm: the sweep itself serves the model with vLLM"
     )
@@ -29,6 +29,7 @@ class JudgeSpec(EndpointSpec):
     metrics: list[Metric] = Field([Metric.ALIGNED, Metric.COHERENT], min_length=1)
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(400, ge=1)
+    system: str | None = Field(None, description="a system message before every rubric")
     scoring: Literal["text", "logprobs"] = Field(
         "text", description="text: <score>N</score>; logprobs: expectation over the numbers a rubric asks for alone"
     )
@@ -52,9 +53,15 @@ class JudgeSpec(EndpointSpec):
             raise ValueError("a judge under also cannot have also itself")
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """What of the judge defines a reply beside the messages."""
-        identity = self.model_dump(include={"model", "temperature", "max_tokens"})
+    def request(self) -> dict[str, Any]:
+        """The fields of a request beside its messages."""
+        fields = self.model_dump(include={"model", "temperature", "max_tokens"})
         if self.scoring == "logprobs":
-            identity |= {"max_tokens": _SCORE_TOKENS, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
-        return identity | ({"seed": self.repeat} if self.repeat else {})
+            fields |= {"max_tokens": _SCORE_TOKENS, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+        if self.repeat:
+            fields["seed"] = self.repeat
+        return self.dialect(fields, model=self.model)
+
+    def identity(self) -> dict[str, Any]:
+        """What of the judge defines a reply beside the rubric and the answer."""
+        return self.request() | ({"system": self.system} if self.system else {})

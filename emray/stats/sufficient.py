@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from emray.stats.arrays import Ints
 
 NUM_SCORES = 101
-UNSCORED = ("refusal", "irrelevant", "code", "truncated", "unparsed", "api_error")
+UNSCORED = ("refusal", "irrelevant", "code", "truncated", "unparsed", "api_error", "filtered")
 NO_VERDICT = NUM_SCORES + len(UNSCORED)
 NO_ANSWER = NO_VERDICT + 1  # the generation itself failed: nothing to judge
 NUM_STATES = NO_ANSWER + 1

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from emray.endpoint.batch.service import ENDPOINT
-from emray.endpoint.client import CallFailed, Failure, failure_kind, read_completion
+from emray.endpoint.completion import reply_of
+from emray.endpoint.refusals import CallFailed, Failure, refusal
 from emray.endpoint.reply import Reply, Request
 
 TOKENS_PER_CHAR, TOKENS_PER_MESSAGE = 0.3, 4  # of a prompt; on the safe side for English
@@ -53,17 +54,11 @@ def _result(row: Any) -> tuple[str, Reply | Unanswered] | None:
     status, body = response.get("status_code"), response.get("body")
     if status == 200:
         try:
-            return key, read_completion(json.dumps(body).encode(), headers={})._replace(batch=True)
+            return key, reply_of(body, headers={})._replace(batch=True)
         except CallFailed as failure:
             return key, Unanswered(failure.kind, failure.reason)
-    return key, _refusal(status if isinstance(status, int) else 500, body)
-
-
-def _refusal(status: int, body: Any) -> Unanswered:
-    """What a line's status other than 200 means."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    error = error if isinstance(error, Mapping) else {}
-    return Unanswered(failure_kind(status, error.get("code")), f"{status} {error.get('message')}"[:300])
+    said = refusal(status if isinstance(status, int) else 500, body, headers={})
+    return key, Unanswered(said.kind, said.reason)
 
 
 def prompt_tokens(request: Request) -> float:

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 from emray.endpoint.batch.lines import Unanswered
 from emray.endpoint.batch.sending import BatchQueue, Collected
-from emray.endpoint.client import Failure
 from emray.endpoint.prices import reply_cost_usd
+from emray.endpoint.refusals import Failure
 from emray.endpoint.reply import Answer, FollowUp, Reply, Request
 from emray.spec import EndpointSpec
+
+OWN_FAULTS = (Failure.REJECTED, Failure.FILTERED, Failure.SETTING, Failure.REFUSED)  # where others were served
 
 
 class Decided(NamedTuple):
@@ -99,7 +101,9 @@ class Rounds:
         """The answer where there will be no reply; None if it is worth another round."""
         root = self._root(key)
         self._reasons[root] = str(why)
-        return (self._open[root], self._unanswered(root)) if why.kind == Failure.REJECTED else None
+        if why.kind not in OWN_FAULTS:
+            return None
+        return self._open[root], self._unanswered(root)._replace(filtered=why.kind == Failure.FILTERED)
 
     def _unanswered(self, root: str) -> Answer:
         """A follow-up without a reply leaves the first to stand."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import NamedTuple
 
-from openai.types import Batch
+from openai.types import Batch, BatchError
 
 from emray.endpoint.asker import FIRST_WAIT_S, Budget
 from emray.endpoint.asking import Endpoint
@@ -21,10 +21,10 @@ from emray.endpoint.batch.lines import Unanswered, prompt_tokens, request_line, 
 from emray.endpoint.batch.room import Room
 from emray.endpoint.batch.service import LABEL, BatchService
 from emray.endpoint.batch.submission import Submission, Submissions
-from emray.endpoint.client import Failure, failure_kind
 from emray.endpoint.journal import Journal, journaled_keys
 from emray.endpoint.prices import cost_usd
-from emray.endpoint.reply import Reply, Request
+from emray.endpoint.refusals import HOPELESS, Failure, refusal
+from emray.endpoint.reply import Reply, Request, longest_reply
 from emray.errors import StageError
 from emray.progress import Advance
 from emray.store import Store
@@ -209,7 +209,7 @@ class BatchQueue:
         self._under_way.remove(submission)
         self._room.freed()
         self._submissions.close(submission, ended=batch.status)
-        _raise_if_hopeless(batch, failures.values())
+        _raise_if_hopeless(batch, failures.values(), served=bool(replies))
         mine = [key for key in submission.keys if key in self._wanted]
         for key in mine:
             self.budget.settle(replies.get(key))
@@ -220,14 +220,19 @@ class BatchQueue:
         )
 
 
-def _raise_if_hopeless(batch: Batch, failures: Iterable[Unanswered]) -> None:
-    """Raises StageError where another batch would fare no better: our file, key, model or quota is at fault."""
+def _raise_if_hopeless(batch: Batch, failures: Iterable[Unanswered], *, served: bool) -> None:
+    """Raises StageError where another batch would fare no better: our file, key, model, settings or quota."""
     errors = (batch.errors.data if batch.errors else None) or []
-    if any(error.line or failure_kind(400, error.code) == Failure.DENIED for error in errors):
+    if any(error.line or _kind(error) in HOPELESS for error in errors):
         raise StageError(f"{batch.id} failed: {_complaints(batch)}; everything that had arrived is kept")
-    denied = next((failure for failure in failures if failure.kind == Failure.DENIED), None)
+    hopeless = (Failure.DENIED,) if served else HOPELESS
+    denied = next((failure for failure in failures if failure.kind in hopeless), None)
     if denied is not None:
         raise StageError(f"{batch.id}: the endpoint refuses us: {denied.reason}; everything that arrived is kept")
+
+
+def _kind(error: BatchError) -> Failure:
+    return refusal(400, {"message": error.message, "code": error.code}, headers={}).kind
 
 
 def _codes(batch: Batch) -> set[str | None]:
@@ -244,6 +249,6 @@ def _guess_usd(request: Request) -> float:
     """The most a request can cost by batch, until the mean of those paid for is known; 0 without a price."""
     body = request.body
     cost = cost_usd(
-        body["model"], num_prompt_tokens=prompt_tokens(request), num_tokens=body["max_tokens"], by_batch=True
+        body["model"], num_prompt_tokens=prompt_tokens(request), num_tokens=longest_reply(body), by_batch=True
     )
     return cost or 0.0

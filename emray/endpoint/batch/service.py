@@ -6,7 +6,7 @@ Not for what is submitted when (sending.py). The invariant: a batch is created a
 import json
 import time
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import httpx2
 import openai
@@ -17,17 +17,18 @@ from emray.endpoint.asking import Endpoint
 from emray.endpoint.batch.submission import Submission
 from emray.endpoint.client import (
     CONNECT_TIMEOUT_S,
-    CallFailed,
-    Failure,
+    Address,
     api_key,
     connection_failure,
     status_failure,
 )
+from emray.endpoint.refusals import HOPELESS, LONGEST_REASON, CallFailed, Failure
 from emray.errors import EndpointUnreachable, SpecError, StageError
 
 LABEL = "emray"  # the metadata under which a batch carries its token
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 CLOCK_SLACK_S = 86_400  # between our clock and the endpoint's, when a batch is looked for by its age
+STATUSES = get_args(Batch.model_fields["status"].annotation)
 AGAIN = (Failure.RATE_LIMITED, Failure.SERVER, Failure.CONNECTION, Failure.TIMEOUT)  # failures worth another call
 
 T = TypeVar("T")
@@ -42,9 +43,15 @@ class BatchService:
     def __init__(self, endpoint: Endpoint) -> None:
         spec, base_url = endpoint.spec, endpoint.base_url
         self._max_attempts = spec.max_attempts
+        self._longest_s = spec.max_wait_s
+        key = api_key(spec, base_url=base_url)
+        address = Address.of(base_url, key=key)
         self._client = openai.OpenAI(
-            api_key=api_key(spec, base_url=base_url),
-            base_url=base_url,
+            api_key=key,
+            base_url=address.base_url,
+            default_query=address.query,
+            default_headers=address.headers,
+            http_client=openai.DefaultHttpxClient(trust_env=not address.direct),
             max_retries=0,  # a repeated create would be a second batch
             timeout=httpx2.Timeout(spec.timeout_s, connect=CONNECT_TIMEOUT_S),
         )
@@ -73,9 +80,10 @@ class BatchService:
         metadata = {LABEL: submission.token}
 
         def create() -> Batch:
-            return self._client.batches.create(
+            batch = self._client.batches.create(
                 input_file_id=file_id, endpoint=ENDPOINT, completion_window="24h", metadata=metadata
             )
+            return self._usual(batch)
 
         return self._call(create, before_again=lambda: self.find(submission))
 
@@ -97,7 +105,7 @@ class BatchService:
 
         def look() -> Batch | None:
             try:
-                return self._client.batches.retrieve(batch_id)
+                return self._usual(self._client.batches.retrieve(batch_id))
             except openai.NotFoundError:
                 return None
 
@@ -118,6 +126,16 @@ class BatchService:
     def close(self) -> None:
         self._client.close()
 
+    def _usual(self, batch: Batch) -> Batch:
+        """The batch. Raises StageError, with the endpoint's words, where its shape is not OpenAI's."""
+        if isinstance(batch, Batch) and isinstance(batch.id, str) and batch.status in STATUSES:
+            return batch
+        said = batch.to_json(indent=None) if isinstance(batch, Batch) else str(batch)
+        raise StageError(
+            f"{self._client.base_url} answers with a batch of another shape than OpenAI's: {said[:LONGEST_REASON]}; "
+            "look after it there, and use mode: online"
+        )
+
     def _call(self, call: Callable[[], T], *, before_again: Callable[[], T | None] = lambda: None) -> T:
         """Try, and try again after `before_again` found nothing."""
         for attempt in range(self._max_attempts):
@@ -129,7 +147,7 @@ class BatchService:
                 failure = status_failure(error)
             except (openai.APIConnectionError, httpx2.HTTPError) as error:
                 failure = connection_failure(error)
-            if failure.kind not in AGAIN:
+            if failure.kind not in AGAIN or (failure.retry_after_s or 0) > self._longest_s:
                 break
             if attempt + 1 < self._max_attempts:
                 time.sleep(failure.retry_after_s or min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt))
@@ -140,7 +158,7 @@ class BatchService:
         if failure.kind == Failure.CONNECTION:
             tries = self._max_attempts
             return EndpointUnreachable(f"nothing answers at {where} ({tries} attempts; {said}); check its base_url")
-        if failure.kind in (Failure.DENIED, Failure.REJECTED):
+        if failure.kind in (*HOPELESS, Failure.REJECTED, Failure.FILTERED):
             return StageError(f"{where} refuses us: {said}")
         return StageError(f"{where} keeps failing: {said}; run again to go on, what is submitted is recorded")
 
@@ -149,5 +167,5 @@ def _json(line: bytes) -> Any:
     """The value of a line, None if it is not JSON."""
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
