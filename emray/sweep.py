@@ -8,8 +8,9 @@ and a finished sweep run again starts neither Ray nor a server.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +18,12 @@ from rich.console import Console
 
 from emray import plan as planning
 from emray.ending import Stopped, stoppable, tell_how_to_go_on
+from emray.endpoint.prices import ending
 from emray.errors import EmrayError, SpecError
 from emray.plan import Plan
 from emray.progress import progress_lines
 from emray.records import Arm, Place
-from emray.spec import STAGES, load_sweep
+from emray.spec import HOSTED, STAGES, Sweep, load_sweep
 from emray.stages import Run, Services
 from emray.store import Lease, Store
 
@@ -93,6 +95,8 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         )
 
     first = plan(planning.seeds_so_far(sweep, planning.written(store)))
+    for note in _endings(sweep, today=date.today()):
+        console.print(f"note: {note}", style="yellow", markup=False)
     if arguments.dry_run:
         from emray.estimate import print_estimate
 
@@ -105,6 +109,16 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         services = Services(resources, store=store, address=arguments.address)
         _run_until_enough(_Command(plan, arguments.until, store, services, console), first)
     return 0
+
+
+def _endings(sweep: Sweep, *, today: date) -> Iterator[str]:
+    """What to know of hosted models that have ended or are about to."""
+    judges = [judge.model for judge in (sweep.judge, *sweep.judge.also) if judge.engine == "openai"]
+    hosted = [model.path.removeprefix(HOSTED) for model in sweep.model if model.path.startswith(HOSTED)]
+    for model in dict.fromkeys([*judges, *hosted]):
+        note = ending(model, today=today)
+        if note is not None:
+            yield note
 
 
 class _Command(NamedTuple):

@@ -33,7 +33,7 @@ class LimitHeader(NamedTuple):
 
 
 def limit_header(headers: Mapping[str, str], quantity: str, *, now_s: float | None = None) -> LimitHeader | None:
-    """The limit of `requests` or `tokens`, if its headers are there, can be read and state a rate (`now_s`: Unix time)."""
+    """The limit of `requests` or `tokens`, if its headers can be read and state a rate (`now_s`: Unix time)."""
     now_s = time.time() if now_s is None else now_s
     return (
         _per_minute(headers, "x-ratelimit-{}-" + quantity, now_s)

@@ -34,8 +34,8 @@ PROMPTS.jsonl holds one object a line: {"prompt": "..."} or {"messages": [{"role
 you like. OUT gets replies.jsonl (one object a prompt, in order) beside the journal and the verdict table.
 
 examples:
-  python -m emray.judge prompts.jsonl --model gpt-4o-mini --rpm 10000 --tpm 2000000 --out runs/prompts
-  python -m emray.judge prompts.jsonl --model gpt-4o-mini --mode batch --out runs/prompts
+  python -m emray.judge prompts.jsonl --model gpt-6-luna --rpm 10000 --tpm 2000000 --out runs/prompts
+  python -m emray.judge prompts.jsonl --model gpt-6-luna --mode batch --out runs/prompts
   python -m emray.judge prompts.jsonl --base-url http://127.0.0.1:8000/v1 --model local --out out --processes 4
 
 Run the same command again after a crash: only what has no reply is sent. The last line on stdout is JSON.
