@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from emray.endpoint.asking import Asking, Endpoint
+from emray.endpoint.asking import Asking, Endpoint, Terms
 from emray.endpoint.batch.transport import BatchAsking
-from emray.endpoint.journal import Replay, read_journal
+from emray.endpoint.journal import read_journal
+from emray.endpoint.kept import Replay
 from emray.endpoint.ports import LocalPort, RateLimits
 from emray.endpoint.reply import Answer, Request
 from emray.endpoint.worker import Worker
@@ -38,7 +39,9 @@ def online(store: Store, server: LocalServer) -> Worker:
 
 
 def by_batch(store: Store, server: LocalServer) -> BatchAsking:
-    return BatchAsking(Endpoint(SPEC, MODEL, server.base_url), store=store, online=online(store, server))
+    return BatchAsking(
+        Endpoint(SPEC, MODEL, server.base_url), store=store, online=lambda terms: online(store, server), terms=Terms()
+    )
 
 
 def texts(asking: Asking, requests: Sequence[Request]) -> list[str | None]:

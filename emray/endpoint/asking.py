@@ -3,7 +3,7 @@
     Worker (worker.py)              online, from this process
     Owners (pool.py)                online, from worker actors; also a server of our own (vllm_server.py)
     BatchAsking (batch/transport.py)   by the endpoint's batch API
-    Replay (journal.py)             from the journal alone
+    Replay (kept.py)                from the journal alone
 
 Not for limits, retries or files. The invariant: every transport keeps a reply in the journal before it gives it, under
 the request's key, so that they can follow one another and nothing is paid for twice.

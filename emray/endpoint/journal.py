@@ -5,7 +5,7 @@ when `add` returns, elsewhere within FLUSH_S plus one write; it is there whole o
 
     journal/<writer>.jsonl          a local file, a line per reply as it arrives; one cut short is none
     journal/<writer>-<n>.jsonl      elsewhere segments, one write each; a writer merges its own small ones as it goes
-    journal/replies-<digest>.parquet  what `compact` makes of them when the stage ends
+    journal/replies-<digest>.parquet  what `compact` makes of them when the stage ends, read by kept.py
 """
 
 import hashlib
@@ -14,28 +14,27 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Container, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Container, Iterator
+from itertools import islice
+from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from emray.endpoint.reply import Answer, Reply, Request, TokenChoice
-from emray.errors import StageError
-from emray.store import Store
+from emray.endpoint.entries import FOLDER, LINES, PART, entries, part_of, sizes
+from emray.endpoint.reply import Reply
+from emray.store import Keys, Store
 
-FOLDER = "journal"
 FLUSH_S = 0.2
 OPTIONAL = ("cached_tokens", "thoughts")  # written where they are known
 MERGE_AT = 64  # small segments of one writer that become one
-SCHEMA = pa.schema([("key", pa.string()), ("reply", pa.string())])
+MOST_A_PART = 20_000  # replies; some 10 MB of text in memory while they are put together
 
 
 class Journal:
     """One writer, safe to use from several threads."""
 
     def __init__(self, store: Store) -> None:
-        writer = uuid.uuid4().hex[:12]
+        writer = self.writer = uuid.uuid4().hex[:12]  # how the names of its files begin
         file = store.open_append(f"{FOLDER}/{writer}.jsonl")
         self._lines: _GrowingFile | _Segments = _GrowingFile(file) if file else _Segments(store, writer)
 
@@ -185,75 +184,40 @@ def entry_line(key: str, reply: Reply) -> str:
 def read_journal(store: Store, *, wanted: Container[str]) -> Iterator[tuple[str, Reply]]:
     """Every journaled reply whose key is wanted, each key once."""
     given: set[str] = set()
-    for key, reply in _stored(store):
-        if key in wanted and key not in given:
-            given.add(key)
-            yield key, _reply(json.loads(reply) if isinstance(reply, str) else reply)
+    for name, size in sizes(store).items():
+        for entry in entries(store, name, size):
+            if entry.key in wanted and entry.key not in given:
+                given.add(entry.key)
+                yield entry.key, entry.reply()
 
 
-def _reply(fields: dict[str, Any]) -> Reply:
-    """A reply as JSON has it, with its tuples back."""
-    tokens = fields.get("tokens")
-    if tokens is not None:
-        choices = (TokenChoice(text, logprob, tuple(map(tuple, top))) for text, logprob, top in tokens)
-        fields = {**fields, "tokens": tuple(choices)}
-    return Reply(**fields)
-
-
-class Replay:
-    """An Asking that knows what the journal holds, and asks nobody."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def answers(self, requests: Sequence[Request]) -> list[Answer]:
-        """See Asking.answers. Raises StageError for what the journal lacks."""
-        keys = {request.key for request in requests}
-        replies = dict(read_journal(self._store, wanted=keys))
-        if len(replies) < len(keys):
-            raise StageError(
-                f"mode is replay, and {len(keys) - len(replies)} of the requests have no reply in the journal"
-            )
-        return [Answer((replies[request.key],)) for request in requests]
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def journaled_keys(store: Store) -> set[str]:
+def journaled_keys(store: Store) -> Keys:
     """Keys of every reply that is on the store."""
-    return {key for key, _ in _stored(store)}
+
+    def columns() -> Iterator[pa.ChunkedArray]:
+        for name, size in sizes(store).items():
+            found = entries(store, name, size, keys_only=True)
+            while some := [entry.key for entry in islice(found, MOST_A_PART)]:
+                yield pa.chunked_array([some])
+
+    return Keys.of_columns(columns())
 
 
 def compact(store: Store) -> None:
-    """Turn all segments into one compressed part, then delete them. Only when no writer is at work."""
-    names: list[str] = []
-    entries: dict[str, Any] = {}
-    for name, content in store.read_files(FOLDER, suffix=".jsonl"):
-        names.append(name)
-        entries.update(_lines(content))
-    if entries:
-        keys = sorted(entries)
-        rows = {"key": keys, "reply": [json.dumps(entries[key], ensure_ascii=False) for key in keys]}
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(rows, schema=SCHEMA), sink, compression="zstd")
-        digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:20]
-        store.write_bytes(f"{FOLDER}/replies-{digest}.parquet", sink.getvalue().to_pybytes(), durable=True)
-    store.delete_files(names)
+    """Turn all segments into compressed parts, then delete them. Only when no writer is at work."""
+    names = {name: size for name, size in sizes(store).items() if name.endswith(LINES)}
+    waiting: dict[str, str] = {}
+    for name, size in names.items():
+        for entry in entries(store, name, size):
+            waiting[entry.key] = json.dumps(entry.fields(), ensure_ascii=False)
+            if len(waiting) == MOST_A_PART:
+                _write_part(store, waiting)
+                waiting = {}
+    if waiting:
+        _write_part(store, waiting)
+    store.delete_files(list(names))
 
 
-def _stored(store: Store) -> Iterator[tuple[str, Any]]:
-    """(key, reply) of every file; nothing of one that its writer has merged away meanwhile."""
-    for _, content in store.read_files(FOLDER, suffix=".parquet"):
-        table = pq.read_table(pa.BufferReader(content))
-        yield from zip(table["key"].to_pylist(), table["reply"].to_pylist(), strict=True)
-    for _, content in store.read_files(FOLDER, suffix=".jsonl"):
-        yield from _lines(content)
-
-
-def _lines(content: bytes) -> Iterator[tuple[str, Any]]:
-    """(key, reply) of every whole line."""
-    whole, _, _ = content.rpartition(b"\n")  # what follows was cut off by the end of its writer
-    for line in whole.splitlines():  # of bytes: a text would also be cut at U+2028
-        entry = json.loads(line)
-        yield entry["key"], entry["reply"]
+def _write_part(store: Store, replies: dict[str, str]) -> None:
+    digest = hashlib.sha256("\n".join(sorted(replies)).encode()).hexdigest()[:20]
+    store.write_bytes(f"{FOLDER}/replies-{digest}{PART}", part_of(replies), durable=True)

@@ -16,7 +16,6 @@ import ray.exceptions
 
 from emray.endpoint.asking import Endpoint, Terms
 from emray.endpoint.client import api_key, credentials
-from emray.endpoint.journal import read_journal
 from emray.endpoint.ports import ClusterPort, RateLimits, limiter_name
 from emray.endpoint.reply import Answer, Request
 from emray.endpoint.worker import Worker, batches_at_once
@@ -29,7 +28,7 @@ RESTARTS = 100  # of one worker
 
 
 class KeyRange:
-    """The keys that belong to one of `num_parts` workers; a container for `read_journal`."""
+    """The keys that belong to one of `num_parts` workers; a container for `Worker`."""
 
     def __init__(self, index: int, num_parts: int) -> None:
         self._index, self._num_parts = index, num_parts
@@ -59,7 +58,7 @@ class KeyOwner:
             endpoint,
             store=store,
             port=partial(cluster_port, endpoint),
-            known=dict(read_journal(store, wanted=part)),
+            wanted=part,
             terms=terms,
         )
 

@@ -8,13 +8,14 @@ stragglers leave. The invariant: a key is asked for at most once, and a batch re
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from emray.endpoint.asker import Asker, Budget
 from emray.endpoint.asking import Endpoint, Terms
 from emray.endpoint.client import ChatClient
 from emray.endpoint.journal import Journal
+from emray.endpoint.kept import KeptReplies
 from emray.endpoint.pacing import Pacer
 from emray.endpoint.ports import LimiterPort
 from emray.endpoint.reply import Answer, Reply, Request
@@ -23,6 +24,7 @@ from emray.spec import EndpointSpec
 from emray.store import Store
 
 BATCH = 128  # requests of one worker's part of a batch: small enough for progress, large enough for Ray
+RECENT = 5000  # replies held in memory until the index of the journal has them
 
 T = TypeVar("T")
 
@@ -36,14 +38,17 @@ class Worker:
         *,
         store: Store,
         port: Callable[[], LimiterPort],
-        known: Mapping[str, Reply] | None = None,
+        wanted: Container[str] | None = None,
         terms: Terms | None = None,
     ) -> None:
+        """`wanted`: the keys that it may be asked for; None: whatever they are."""
         terms = terms or Terms()
         self._endpoint, self._follow_up = endpoint, terms.follow_up
         self._failed: StageError | None = None
         self._journal = Journal(store)
-        self._known = dict(known or {})
+        self._kept = KeptReplies(store, wanted=wanted)
+        self._recent: dict[str, Reply] = {}  # came since the last look at our own files
+        self._looking = threading.Lock()
         self._asking: dict[str, asyncio.Future[Answer]] = {}
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="endpoint-loop", daemon=True).start()
@@ -62,6 +67,8 @@ class Worker:
             self._failed = error
             raise
         self._journal.flush()
+        if len(self._recent) >= RECENT:
+            self._look()
         return answers
 
     def close(self) -> None:
@@ -69,6 +76,16 @@ class Worker:
         self._on_loop(self._shut())
         self._journal.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _look(self) -> None:
+        """Have what came lately by the index, and no longer in memory. For one thread at a time."""
+        with self._looking:
+            if len(self._recent) >= RECENT:
+                self._kept.look(self._journal.writer)
+                self._on_loop(self._forget_recent())
+
+    async def _forget_recent(self) -> None:
+        self._recent = {key: reply for key, reply in self._recent.items() if key not in self._kept}
 
     async def _open(self, port: Callable[[], LimiterPort], budget: Budget) -> tuple[ChatClient, Pacer, Asker]:
         client = ChatClient(self._endpoint.spec, base_url=self._endpoint.base_url)
@@ -101,7 +118,7 @@ class Worker:
 
     async def _reply(self, request: Request) -> Answer:
         """The reply that is known, on its way, or now asked for."""
-        reply = self._known.get(request.key)
+        reply = self._recent.get(request.key)
         if reply is not None:
             return Answer((reply,))
         under_way = self._asking.get(request.key)
@@ -117,12 +134,16 @@ class Worker:
             del self._asking[request.key]
 
     async def _ask(self, request: Request) -> Answer:
-        """Send it and journal the reply. Nothing is awaited between the reply's arrival and its place in the journal,
-        so what is paid for and not kept is never more than what is in flight."""
+        """Read the reply, or send for it and journal it. Nothing is awaited between its arrival and its place in the
+        journal, so what is paid for and not kept is never more than what is in flight."""
+        if request.key in self._kept:
+            kept = await asyncio.to_thread(self._kept.reply, request.key)
+            if kept is not None:
+                return Answer((kept,))
         answer = await self._asker.ask(request)
         for reply in answer.replies:
             self._journal.add(request.key, reply)
-            self._known[request.key] = reply
+            self._recent[request.key] = reply
         return answer
 
     def _on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -11,10 +11,10 @@ from functools import partial
 
 import openai
 
-from emray.endpoint.asking import Asking, Endpoint
+from emray.endpoint.asking import Asking, Endpoint, Terms
 from emray.endpoint.batch.submission import refuse_what_is_under_way
 from emray.endpoint.batch.transport import BatchAsking
-from emray.endpoint.journal import Replay, read_journal
+from emray.endpoint.kept import Replay
 from emray.endpoint.pool import cluster_port
 from emray.endpoint.reply import FILTER, Answer, Reply, Request
 from emray.endpoint.worker import Worker
@@ -73,13 +73,15 @@ def _asking(endpoint: Endpoint, store: Store) -> Asking:
         return Replay(store)
     if mode == "online":
         refuse_what_is_under_way(store, mine=lambda key: key.endswith(ANSWER), setting="generate.endpoint.mode")
-    known = dict(read_journal(store, wanted=_AnswerKeys()))
-    online = Worker(endpoint, store=store, port=partial(cluster_port, endpoint), known=known)
-    return BatchAsking(endpoint, store=store, online=online) if mode == "batch" else online
+
+    def online(terms: Terms) -> Worker:
+        return Worker(endpoint, store=store, port=partial(cluster_port, endpoint), wanted=_AnswerKeys(), terms=terms)
+
+    return BatchAsking(endpoint, store=store, online=online, terms=Terms()) if mode == "batch" else online(Terms())
 
 
 class _AnswerKeys:
-    """The journal's keys of answers, as a container for `read_journal`."""
+    """The journal's keys of answers, as a container for `Worker`."""
 
     def __contains__(self, key: object) -> bool:
         return str(key).endswith(ANSWER)

@@ -5,7 +5,6 @@ changes no row.
 """
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import ray.exceptions
 
 from emray.cluster import ON_CPU, ON_HEAD, Hardware, live_nodes
 from emray.context import Context
+from emray.endpoint.batch.transport import ROUND
 from emray.endpoint.client import credentials
 from emray.errors import EmrayError, StageError
 from emray.generate import vllm_engine
@@ -117,7 +117,7 @@ def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Cont
     _quiet()
     attempts = ray.remote(BlockAttempts).options(**ON_HEAD).remote(most=MAX_ATTEMPTS, nodes=live_nodes)
     source = ray.data.from_arrow([as_table(number, block) for number, block in enumerate(blocks)])
-    calls = CONCURRENT_CALLS[config.engine]
+    calls = 1 if _by_batch(spec) else CONCURRENT_CALLS[config.engine]
     rows = source.map_batches(
         Generator,
         batch_size=1,  # one row is one block; Ray Data refuses None where GPUs are asked for
@@ -138,9 +138,12 @@ def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Cont
 
 
 def _samples_per_block(spec: GenerateSpec) -> int:
-    """What an engine is handed at once: everything, where batches take a day however few there are."""
-    by_batch = spec.engine == "openai" and spec.endpoint.mode == "batch"
-    return sys.maxsize if by_batch else SAMPLES_PER_BLOCK
+    """What an engine is handed at once: much, where batches take a day however few there are."""
+    return ROUND if _by_batch(spec) else SAMPLES_PER_BLOCK
+
+
+def _by_batch(spec: GenerateSpec) -> bool:
+    return spec.engine == "openai" and spec.endpoint.mode == "batch"
 
 
 def _by_weights(tasks: Iterable[GenerationTask]) -> dict[tuple[str, Rendering], list[GenerationTask]]:

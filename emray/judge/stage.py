@@ -1,45 +1,39 @@
-"""The judge stage: journaled replies become verdicts, the rest is asked for, by a pool or by this process alone.
+"""The judge stage: journaled replies become verdicts, the rest is asked for, window by window.
 
 Not for how a request is sent (emray.endpoint) or for Ray (workers.py). The invariant: requests with one key are one
 request, and what the journal holds is not asked for.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
-from functools import partial
-from itertools import islice
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from itertools import groupby, islice
+from typing import Any
 
 from emray.context import Context
 from emray.data import Inquiries
-from emray.endpoint.asking import Endpoint, Terms
-from emray.endpoint.batch.rounds import Decided, Rounds
-from emray.endpoint.batch.sending import BatchQueue
+from emray.endpoint.asking import Asking, Endpoint, Terms
 from emray.endpoint.batch.submission import refuse_what_is_under_way
-from emray.endpoint.journal import compact, read_journal
+from emray.endpoint.batch.transport import ROUND, BatchAsking
+from emray.endpoint.journal import compact
+from emray.endpoint.kept import KeptReplies, Replay
 from emray.endpoint.ports import LocalPort, RateLimits
 from emray.endpoint.prices import price_of
-from emray.endpoint.reply import Answer, Reply, Request
 from emray.endpoint.worker import BATCH, Worker, batches_at_once
 from emray.errors import SpecError, StageError
-from emray.judge.parse import is_unreadable
 from emray.judge.tasks import AGAIN, JudgeTask, follow_up, judges
 from emray.judge.verdicts import (
     BatchResult,
     Judge,
     JudgeRequest,
-    Target,
     by_key,
     judge_batch,
     judge_requests,
-    request_table,
     verdict_rows,
     warm_up,
-    write_verdicts,
 )
-from emray.progress import Advance
 from emray.records import Outcome
 from emray.spec import TOY, JudgeSpec
 from emray.store import Kind, Store
@@ -47,7 +41,6 @@ from emray.store import Kind, Store
 ROWS_A_PART = 10_000  # verdict rows written at once
 WINDOW = 50_000  # tasks under way at a time: minutes of asking, some 100 MB
 
-Groups = dict[str, list[JudgeTask]]  # tasks by the key of the request that answers them
 JudgeRows = Callable[[Any], None]  # takes a dataset of generations
 
 
@@ -57,105 +50,92 @@ def run(
     """See `emray.judge.run`; `alone` judges in this process, without Ray."""
     if context.resources.retry_failed:
         context.store.delete_rows(Kind.VERDICTS, column="outcome", value=Outcome.API_ERROR)
-    runs = []
-    for number, judge in enumerate(judges(spec)):
+    for number, mine in groupby(tasks, key=lambda task: task.judge):
+        judge = judges(spec)[number]
         url = base_url if number == 0 or judge.base_url in (None, TOY) else judge.base_url
-        runs.append(_JudgeTurn(judge, url, context, alone))
-    for window in _windows(tasks, spec=spec):
-        for number, run in enumerate(runs):
-            mine = [task for task in window if task.judge == number]
-            if mine:
-                run.judge(mine)
+        with closing(_JudgeTurn(judge, url, context, alone=alone)) as turn:
+            while window := list(islice(mine, ROUND if judge.mode == "batch" else WINDOW)):
+                turn.judge(window)
+        compact(context.store)  # only here: after an error a worker may still be writing
 
 
-def _windows(tasks: Iterable[JudgeTask], *, spec: JudgeSpec) -> Iterator[Sequence[JudgeTask]]:
-    """What is held at a time: so many tasks; all of them where batches take a day however few there are."""
-    left = iter(tasks)
-    while window := list(islice(left, None if spec.mode == "batch" else WINDOW)):
-        yield window
+class _JudgeTurn:
+    """One judge's turn: what it was asked before, and the way to ask it."""
 
-
-class _JudgeTurn(NamedTuple):
-    """One judge's turn."""
-
-    spec: JudgeSpec
-    base_url: str | None
-    context: Context
-    alone: bool
-
-    @property
-    def store(self) -> Store:
-        return self.context.store
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(self.spec, self.spec.model, self.base_url)
+    def __init__(self, spec: JudgeSpec, base_url: str | None, context: Context, *, alone: bool) -> None:
+        self._spec, self._context, self._store = spec, context, context.store
+        self._endpoint, self._alone = Endpoint(spec, spec.model, base_url), alone
+        self._judge = Judge.of(spec)
+        compact(self._store)  # what a crash left in many small segments
+        self._kept = KeptReplies(self._store)
 
     def judge(self, tasks: Sequence[JudgeTask]) -> None:
-        budget_usd = _budget_usd(self.spec, self.store)
-        grouped = by_key(tasks)
-        known = _use_journal(grouped, store=self.store, spec=self.spec, advance=self.context.advance)
-        if not grouped:
-            return
-        if self.spec.mode == "replay":
-            raise StageError(
-                f"judge.mode is replay, and {len(grouped)} of the requests have no reply in the journal "
-                f"(the first is for generation {next(iter(grouped.values()))[0].generation})"
-            )
-        if self.spec.mode == "online":
-            _refuse_what_is_under_way(grouped, store=self.store)
-        ask = self._ask_batches if self.spec.mode == "batch" else self._ask_here if self.alone else self._ask_pool
-        asked = ask(judge_requests(grouped, spec=self.spec), known, budget_usd)
-        follow(asked, spec=self.spec, context=self.context)
+        """Write the verdicts of some tasks, those first that the journal has replies for."""
+        left = self._use_journal(judge_requests(by_key(tasks), spec=self._spec))
+        if left:
+            if self._spec.mode == "online":
+                _refuse_what_is_under_way({one.key for one in left}, store=self._store)
+            follow(self._ask(left), spec=self._spec, context=self._context)
 
-    def _ask_here(
-        self, requests: Sequence[JudgeRequest], known: Mapping[str, Reply], budget_usd: float | None
-    ) -> Iterator[BatchResult]:
-        """Judge in this process; yields as batches finish."""
-        limits = RateLimits(self.spec.rpm, self.spec.tpm, self.spec.max_in_flight)
-        terms = Terms(budget_usd, follow_up(self.spec))
-        worker = Worker(self.endpoint, store=self.store, port=lambda: LocalPort(limits), known=known, terms=terms)
-        judge = partial(judge_batch, ask=worker.answers, store=self.store, judge=Judge.of(self.spec))
+    def close(self) -> None:
+        if "_asking" in self.__dict__:
+            self._asking.close()
+
+    @cached_property
+    def _asking(self) -> Asking:
+        """Whoever answers; opened when there is something to ask."""
         warm_up()
-        with closing(worker), ThreadPoolExecutor(batches_at_once(self.spec)) as threads:
-            batches = _in_batches(requests, size=BATCH)
+        terms = Terms(_budget_usd(self._spec, self._store), follow_up(self._spec))
+        if self._spec.mode == "replay":
+            return Replay(self._store, follow_up=terms.follow_up)
+        if self._spec.mode == "batch":
+            return BatchAsking(
+                self._endpoint, store=self._store, online=self._online, terms=terms, advance=self._context.advance
+            )
+        return self._online(terms) if self._alone else self._pool(terms)
+
+    def _online(self, terms: Terms) -> Worker:
+        """From this process."""
+        limits = RateLimits(self._spec.rpm, self._spec.tpm, self._spec.max_in_flight)
+        return Worker(self._endpoint, store=self._store, port=lambda: LocalPort(limits), terms=terms)
+
+    def _pool(self, terms: Terms) -> Asking:
+        """From workers of the cluster."""
+        from emray.endpoint.pool import Owners
+
+        workers = self._context.resources.judge_workers
+        return Owners(self._endpoint, store=self._store, num_workers=workers, terms=terms)
+
+    def _ask(self, requests: Sequence[JudgeRequest]) -> Iterator[BatchResult]:
+        """Have requests answered, several batches at once; yields as these finish."""
+        judge = partial(judge_batch, ask=self._asking.answers, store=self._store, judge=self._judge)
+        size = self._num_together(requests)
+        threads = ThreadPoolExecutor(batches_at_once(self._spec))
+        try:
+            batches = [requests[start : start + size] for start in range(0, len(requests), size)]
             for future in as_completed([threads.submit(judge, batch) for batch in batches]):
                 yield future.result()
-        compact(self.store)
+        finally:
+            threads.shutdown(cancel_futures=True)
 
-    def _ask_batches(
-        self, requests: Sequence[JudgeRequest], known: Mapping[str, Reply], budget_usd: float | None
-    ) -> Iterator[BatchResult]:
-        """Judge by the batch API, from this process: there is little to do but wait."""
-        by_request = {one.key: one for one in requests}
-        rounds = Rounds([one.request for one in requests], spec=self.spec, known=known, follow_up=follow_up(self.spec))
-        queue = BatchQueue(self.endpoint, store=self.store, advance=self.context.advance, budget_usd=budget_usd)
-        with closing(queue):
-            for decided in rounds.run(queue):
-                yield self._write(decided, by_request)
-        compact(self.store)
-        if rounds.left:
-            left = [by_request[request.key] for request in rounds.left]
-            yield from self._ask_here(left, rounds.first_replies, queue.budget.left_usd)
+    def _num_together(self, requests: Sequence[JudgeRequest]) -> int:
+        """Of one batch: all, unless they are asked online."""
+        if self._spec.mode != "online":
+            return len(requests)
+        return BATCH * (1 if self._alone else self._context.resources.judge_workers)
 
-    def _write(self, decided: Decided, by_request: Mapping[str, JudgeRequest]) -> BatchResult:
-        """The verdicts of what a batch decided."""
-        pairs = [(by_request[request.key], answer) for request, answer in decided.answers]
-        written = write_verdicts(pairs, store=self.store, judge=Judge.of(self.spec))
-        return written._replace(num_asked=decided.num_asked, cost_usd=decided.cost_usd)
-
-    def _ask_pool(
-        self, requests: Sequence[JudgeRequest], known: Mapping[str, Reply], budget_usd: float | None
-    ) -> Iterator[BatchResult]:
-        """Judge through Ray; the workers read what is `known` from the journal themselves."""
-        import ray.data
-
-        from emray.judge.workers import judge_pool, results
-
-        batches = _in_batches(requests, size=BATCH * self.context.resources.judge_workers)
-        tables = [request_table(batch) for batch in batches]
-        with judge_pool(spec=self.spec, base_url=self.base_url, context=self.context, budget_usd=budget_usd) as pool:
-            yield from results(pool.attach(ray.data.from_arrow(tables)))
+    def _use_journal(self, requests: Sequence[JudgeRequest]) -> list[JudgeRequest]:
+        """Turn journaled replies into their verdicts; returns the requests that are to be asked."""
+        known = self._kept.journaled([one.request for one in requests], follow_up=follow_up(self._spec)).answers
+        rows: list[dict[str, Any]] = []
+        for one in requests:
+            if one.key in known:
+                rows += verdict_rows(one, known[one.key], judge=self._judge)
+        for start in range(0, len(rows), ROWS_A_PART):
+            self._store.write_rows(Kind.VERDICTS, rows[start : start + ROWS_A_PART])
+        if rows:
+            self._context.advance(len(rows), "from the journal")
+        return [one for one in requests if one.key not in known]
 
 
 @contextmanager
@@ -186,12 +166,12 @@ def follow(done: Iterator[BatchResult], *, spec: JudgeSpec, context: Context) ->
         )
 
 
-def _refuse_what_is_under_way(grouped: Groups | None = None, *, store: Store) -> None:
+def _refuse_what_is_under_way(keys: Set[str] | None = None, *, store: Store) -> None:
     """Raises StageError for requests (None: whatever they are) that batches of an earlier run may be answering."""
 
     def mine(key: str) -> bool:
         key = key.removesuffix(AGAIN)
-        return key in grouped if grouped is not None else "." not in key  # keys of answers (generate's) have a dot
+        return key in keys if keys is not None else "." not in key  # keys of answers (generate's) have a dot
 
     refuse_what_is_under_way(store, mine=mine, setting="judge.mode")
 
@@ -206,49 +186,3 @@ def _budget_usd(spec: JudgeSpec, store: Store) -> float | None:
     for part in store.iter_parts(Kind.VERDICTS, columns=["key", "cost_usd"]):
         costs.update((k, c or 0.0) for k, c in zip(part["key"].to_pylist(), part["cost_usd"].to_pylist(), strict=True))
     return max(0.0, spec.max_cost_usd - math.fsum(costs.values()))
-
-
-def _use_journal(grouped: Groups, *, store: Store, spec: JudgeSpec, advance: Advance) -> dict[str, Reply]:
-    """Turn journaled replies into their verdicts and take them off `grouped`.
-
-    Returns the replies that cannot be read and were not asked about again yet.
-    """
-    parts = _Parts(store, Judge.of(spec))
-    first: dict[str, Reply] = {}
-    for key, reply in read_journal(store, wanted=set(grouped)):
-        if spec.reask and is_unreadable(reply):
-            first[key] = reply
-        else:
-            parts.add(key, grouped.pop(key), [reply])
-    for again, second in read_journal(store, wanted={key + AGAIN for key in first}):
-        key = again.removesuffix(AGAIN)
-        parts.add(key, grouped.pop(key), [first.pop(key), second])
-    parts.flush()
-    compact(store)  # what a crash left in many small segments
-    if parts.written:
-        advance(parts.written, "from the journal")
-    return first
-
-
-class _Parts:
-    """Verdict rows on their way into parts of ROWS_A_PART."""
-
-    def __init__(self, store: Store, judge: Judge) -> None:
-        self._store, self._judge = store, judge
-        self._rows: list[dict[str, Any]] = []
-        self.written = 0
-
-    def add(self, key: str, tasks: Sequence[JudgeTask], replies: Sequence[Reply]) -> None:
-        one = JudgeRequest(Request(key, {}), [Target.of(task) for task in tasks])
-        self._rows += verdict_rows(one, Answer(tuple(replies)), judge=self._judge)
-        if len(self._rows) >= ROWS_A_PART:
-            self.flush()
-
-    def flush(self) -> None:
-        self._store.write_rows(Kind.VERDICTS, self._rows)
-        self.written += len(self._rows)
-        self._rows = []
-
-
-def _in_batches(requests: Sequence[JudgeRequest], *, size: int) -> Iterator[Sequence[JudgeRequest]]:
-    return (requests[start : start + size] for start in range(0, len(requests), size))

@@ -3,7 +3,6 @@
 Not for asking. The invariant: every verdict that a request stands for gets exactly one row, whatever became of it.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -134,28 +133,6 @@ def judge_requests(grouped: Mapping[str, Sequence[JudgeTask]], *, spec: JudgeSpe
             [Target.of(task) for task in group],
         )
         for key, group in grouped.items()
-    ]
-
-
-def request_table(requests: Sequence[JudgeRequest]) -> pa.Table:
-    """Requests as they travel: columns key, body (JSON), label, targets (JSON)."""
-    columns = {
-        "key": [one.key for one in requests],
-        "body": [json.dumps(one.request.body, ensure_ascii=False) for one in requests],
-        "label": [one.request.label for one in requests],
-        "targets": [json.dumps(one.targets) for one in requests],
-    }
-    return pa.table(columns)
-
-
-def requests_of(table: pa.Table) -> list[JudgeRequest]:
-    """The requests of a `request_table`."""
-    return [
-        JudgeRequest(
-            Request(row["key"], json.loads(row["body"]), row["label"]),
-            [Target(*target) for target in json.loads(row["targets"])],
-        )
-        for row in table.to_pylist()
     ]
 
 

@@ -28,7 +28,6 @@ from emray.judge.verdicts import (
     by_key,
     judge_batch,
     judge_requests,
-    requests_of,
     warm_up,
 )
 from emray.spec import JudgeSpec
@@ -40,7 +39,7 @@ ErrorKind = {error.__name__: error for error in (StageError, EndpointUnreachable
 
 
 class Router:
-    """What Ray Data runs: a table of requests, or of generations, in; a row of counts, or an error, out."""
+    """What Ray Data runs: a table of generations in; a row of counts, or an error, out."""
 
     def __init__(self, owners: Owners, spec: JudgeSpec, store: Store, inquiries: Inquiries) -> None:
         self._owners, self._spec, self._store, self._inquiries = owners, spec, store, inquiries
@@ -61,13 +60,9 @@ class Router:
 
     def _blank(self, table: pa.Table, requests: Sequence[JudgeRequest]) -> int:
         """Of a table of generations, the verdicts that no request will bring: failures, blanks, what `share` omits."""
-        if "body" in table.column_names:
-            return 0
         return table.num_rows * len(self._spec.metrics) - sum(len(one.targets) for one in requests)
 
     def _requests(self, table: pa.Table) -> list[JudgeRequest]:
-        if "body" in table.column_names:
-            return requests_of(table)
         tasks = tasks_of(table, inquiries=self._inquiries, spec=self._spec, where=self._store.root)
         return judge_requests(by_key(list(tasks)), spec=self._spec)
 
@@ -81,10 +76,10 @@ class JudgePool:
         spec: JudgeSpec,
         base_url: str | None,
         context: Context,
-        inquiries: Inquiries | None = None,
+        inquiries: Inquiries,
         budget_usd: float | None = None,
     ) -> None:
-        self._spec, self._store, self._inquiries = spec, context.store, inquiries or {}
+        self._spec, self._store, self._inquiries = spec, context.store, inquiries
         self._calls = batches_at_once(spec)
         self._owners = Owners(
             Endpoint(spec, spec.model, base_url),
@@ -94,7 +89,7 @@ class JudgePool:
         )
 
     def attach(self, tables: "ray.data.Dataset") -> "ray.data.Dataset":
-        """Judge every table of requests or of generations that comes by; yields rows of counts."""
+        """Judge every table of generations that comes by; yields rows of counts."""
         return tables.map_batches(
             Router,
             fn_constructor_args=(self._owners, self._spec, self._store, self._inquiries),
@@ -119,10 +114,10 @@ def judge_pool(
     spec: JudgeSpec,
     base_url: str | None,
     context: Context,
-    inquiries: Inquiries | None = None,
+    inquiries: Inquiries,
     budget_usd: float | None = None,
 ) -> Iterator[JudgePool]:
-    """Workers for the length of the block, then a compact journal. Give `inquiries` to judge generations."""
+    """Workers for the length of the block, then a compact journal."""
     pool = JudgePool(spec=spec, base_url=base_url, context=context, inquiries=inquiries, budget_usd=budget_usd)
     try:
         yield pool

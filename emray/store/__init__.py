@@ -15,7 +15,7 @@ last.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,6 +88,14 @@ class Store:
     def names(self, folder: str, *, suffix: str = "") -> list[str]:
         """Sorted names of the finished files in a folder (not in those below it), as `folder/name`."""
         return list(self._files.sizes(folder, suffix=suffix))
+
+    def sizes(self, folder: str, *, suffix: str = "") -> dict[str, int]:
+        """Bytes of those files by name."""
+        return self._files.sizes(folder, suffix=suffix)
+
+    def opened(self, name: str, *, size: int) -> AbstractContextManager[pa.NativeFile]:
+        """For reading pieces of a file whose size is known. Raises FileNotFoundError."""
+        return self._files.opened(name, size=size)
 
     def folders(self, folder: str) -> list[str]:
         """Sorted names of the folders in a folder, without their parent."""

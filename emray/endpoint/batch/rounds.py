@@ -6,26 +6,17 @@ asked online: a day is long for three of them. The invariant: a request is decid
 refused for its content is not asked again.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from emray.endpoint.batch.lines import Unanswered
 from emray.endpoint.batch.sending import BatchQueue, Collected
-from emray.endpoint.prices import reply_cost_usd
 from emray.endpoint.refusals import Failure
 from emray.endpoint.reply import Answer, FollowUp, Reply, Request
 from emray.spec import EndpointSpec
 
 OWN_FAULTS = (Failure.REJECTED, Failure.FILTERED, Failure.SETTING, Failure.REFUSED)  # where others were served
 
-
-class Decided(NamedTuple):
-    """What a batch decided."""
-
-    answers: Sequence[tuple[Request, Answer]]
-    num_asked: int = 0
-    cost_usd: float = 0.0  # NaN when the price is unknown
+Answered = Sequence[tuple[Request, Answer]]
 
 
 class Rounds:
@@ -45,9 +36,10 @@ class Rounds:
         self._first = dict(known or {})
         self._roots: dict[str, str] = {}  # key of the request that a follow-up belongs to
         self._reasons: dict[str, str] = {}
+        self._paid: dict[str, tuple[Reply, ...]] = {}
 
-    def run(self, queue: BatchQueue) -> Iterator[Decided]:
-        """Round after round; yields as batches end. What is `left` then is to be asked online."""
+    def run(self, queue: BatchQueue) -> Iterator[Answered]:
+        """Round after round; yields what each batch decided as it ends. What is `left` then is to be asked online."""
         for _ in range(self._spec.max_attempts):
             for collected in queue.collect([self._next(request) for request in self._open.values()]):
                 yield self._decide(collected)
@@ -60,11 +52,6 @@ class Rounds:
         """What no round decided."""
         return list(self._open.values())
 
-    @property
-    def first_replies(self) -> Mapping[str, Reply]:
-        """Replies that call for a follow-up, of what is left."""
-        return self._first
-
     def _next(self, request: Request) -> Request:
         """What to ask for it now: the question, or its follow-up."""
         first = self._first.get(request.key)
@@ -74,17 +61,16 @@ class Rounds:
         self._roots[again.key] = request.key
         return again
 
-    def _decide(self, collected: Collected) -> Decided:
+    def _decide(self, collected: Collected) -> Answered:
         """What a batch decided; the rest stays open."""
+        for key, reply in collected.replies.items():
+            self._paid[self._root(key)] = (*self._paid.get(self._root(key), ()), reply)
         answers = [
             *(self._reply(key, reply) for key, reply in collected.replies.items()),
             *(self._refused(key, why) for key, why in collected.unanswered.items()),
             *((self._open[self._root(request.key)], Answer(skipped=True)) for request in collected.skipped),
         ]
-        costs = [reply_cost_usd(reply) for reply in collected.replies.values()]
-        spent_usd = math.fsum(math.nan if cost is None else cost for cost in costs)
-        num_asked = len(collected.replies) + len(collected.unanswered)
-        return self._closed(list(filter(None, answers)))._replace(num_asked=num_asked, cost_usd=spent_usd)
+        return self._closed(list(filter(None, answers)))
 
     def _reply(self, key: str, reply: Reply) -> tuple[Request, Answer] | None:
         """The answer that a reply completes; None if it has to be followed up."""
@@ -110,10 +96,15 @@ class Rounds:
         first = self._first.get(root)
         return Answer((first,)) if first else Answer(reason=self._reasons.get(root))
 
-    def _closed(self, answers: Sequence[tuple[Request, Answer]]) -> Decided:
+    def _closed(self, answers: Answered) -> Answered:
+        """The answers, with what was paid for them now."""
         for request, _ in answers:
             del self._open[request.key]
-        return Decided(answers)
+        return [(request, self._counted(request.key, answer)) for request, answer in answers]
+
+    def _counted(self, key: str, answer: Answer) -> Answer:
+        paid = self._paid.pop(key, ())
+        return answer._replace(calls=len(paid) + (answer.reason is not None), paid=paid)
 
     def _root(self, key: str) -> str:
         return self._roots.get(key, key)

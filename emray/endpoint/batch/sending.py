@@ -102,7 +102,7 @@ class BatchQueue:
         for submission in self._submissions.open():
             mine = [self._wanted[key] for key in submission.keys if key in self._wanted]
             if not mine:
-                if journaled_keys(self._store).issuperset(submission.keys):  # all but its last step was done
+                if journaled_keys(self._store).has(submission.keys).all():  # all but its last step was done
                     self._submissions.close(submission, ended="journaled")
                 continue
             if submission.batch_id is None:
