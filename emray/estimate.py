@@ -6,7 +6,8 @@ and what is not known yet says so. The invariant: it only reads.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emray import judge, reduce
-from emray.data import inquiry
+from emray.data import Missing, inquiry
 from emray.endpoint.prices import cost_usd, price_of
 from emray.model.facts import num_parameters
 from emray.plan import Plan
@@ -53,9 +54,11 @@ class JudgeEstimate(NamedTuple):
     at_most: bool = False  # nothing is known yet of how often answers repeat one another
 
 
-def print_estimate(plan: Plan, store: Store, console: Console) -> None:
-    """Print the dry run, at most 80 columns wide."""
+def print_estimate(plan: Plan, store: Store, console: Console, *, missing: Sequence[Missing] = ()) -> None:
+    """Print the dry run, at most 80 columns wide; `missing` are the files that something stands in for."""
     records = store.adapter_records()
+    for line in _missing_lines(missing):
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
     for note in plan.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     console.print(_headline(plan), markup=False)
@@ -74,6 +77,18 @@ def print_estimate(plan: Plan, store: Store, console: Console) -> None:
     gpu = _gpu_meant(plan.sweep.resources)
     if gpu and plan.jobs:
         console.print(_gpu_line(plan, gpu), markup=False)
+
+
+def _missing_lines(missing: Sequence[Missing]) -> Iterator[str]:
+    """File by file, below the folder they are to lie in."""
+    if not missing:
+        return
+    yield f"missing: {len(missing)} files. Everything below ASSUMES the published sizes, in brackets;"
+    yield "a run needs the files themselves"
+    for folder, files in groupby(missing, key=lambda one: one.path.parent):
+        yield f"  {folder}/"
+        for path, assumed in files:
+            yield f"    {path.name} ({assumed})"
 
 
 def _seed_lines(plan: Plan, store: Store) -> list[str]:

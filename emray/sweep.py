@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from emray import data
 from emray import plan as planning
 from emray.ending import Stopped, stoppable, tell_how_to_go_on
 from emray.endpoint.prices import ending
@@ -37,7 +38,7 @@ examples:
   python -m emray.sweep --set seeds=4
       one more seed a cell; all else is kept
   python -m emray.sweep sweeps/paper.yaml --dry-run
-      cells, judge calls, tokens, cost; touches nothing
+      cells, judge calls, tokens, cost, what is missing; touches nothing
   python -m emray.sweep sweeps/paper.yaml --address auto
       on the cluster that `ray up cluster.yaml` started
 
@@ -87,21 +88,19 @@ def _parser() -> argparse.ArgumentParser:
 def _command(arguments: argparse.Namespace, console: Console) -> int:
     sweep = load_sweep(arguments.spec, overrides=arguments.overrides)
     store = Store(arguments.out or f"runs/{sweep.name}")
-    folder, online = arguments.spec.resolve().parent, not arguments.dry_run
-
-    def plan(num_seeds: Mapping[Place, int]) -> Plan:
-        return planning.make_plan(
-            sweep, folder=folder, online=online, earlier=planning.written(store), num_seeds=num_seeds
-        )
-
-    first = plan(planning.seeds_so_far(sweep, planning.written(store)))
+    folder = arguments.spec.resolve().parent
     for note in _endings(sweep, today=date.today()):
         console.print(f"note: {note}", style="yellow", markup=False)
     if arguments.dry_run:
-        from emray.estimate import print_estimate
-
-        print_estimate(first, store, console)
+        _dry_run(sweep.resolved(folder), folder, store, console)
         return 0
+
+    def plan(num_seeds: Mapping[Place, int]) -> Plan:
+        return planning.make_plan(
+            sweep, folder=folder, online=True, earlier=planning.written(store), num_seeds=num_seeds
+        )
+
+    first = plan(planning.seeds_so_far(sweep, planning.written(store)))
     for note in first.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     with _only_sweep_in(store), ExitStack() as resources:
@@ -119,6 +118,18 @@ def _endings(sweep: Sweep, *, today: date) -> Iterator[str]:
         note = ending(model, today=today)
         if note is not None:
             yield note
+
+
+def _dry_run(sweep: Sweep, folder: Path, store: Store, console: Console) -> None:
+    """Show what the sweep will take; for files that are not there yet by the sizes that were published."""
+    from emray.estimate import print_estimate
+
+    earlier = planning.written(store)
+    with data.stand_ins(sweep) as (whole, missing):
+        plan = planning.make_plan(
+            whole, folder=folder, online=False, earlier=earlier, num_seeds=planning.seeds_so_far(sweep, earlier)
+        )
+        print_estimate(plan, store, console, missing=missing)
 
 
 class _Command(NamedTuple):

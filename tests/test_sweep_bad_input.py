@@ -87,3 +87,48 @@ def test_the_papers_sweep_dry_runs_on_data_the_user_brings(tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr
     assert "gpt-4o-mini" in result.stdout
     assert "67" in result.stdout
+
+
+def papers_sweep(folder: Path) -> Path:
+    """The paper's sweep file where its data are not."""
+    (folder / "sweeps").mkdir()
+    path = folder / "sweeps" / "paper.yaml"
+    path.write_text((ROOT / "sweeps" / "paper.yaml").read_text())
+    return path
+
+
+def test_the_papers_sweep_dry_runs_before_its_data_are_there_and_says_what_is_missing(tmp_path: Path) -> None:
+    result = run(papers_sweep(tmp_path), "--dry-run", timeout_s=60)
+    assert result.returncode == 0, result.stderr
+    assert "missing: 23 files" in result.stdout
+    assert "ASSUMES" in result.stdout
+    for line in ("questions.yaml (15 questions)", "bad_medical_advice.jsonl (7,049 rows)",
+                 "gore_movie_trivia.benign.jsonl (5,879 rows)", "evil_math.jsonl (6,000 rows)"):  # fmt: skip
+        assert line in result.stdout
+    assert "67 cells" in result.stdout
+    assert "80,400 calls" in result.stdout  # 67 cells x 15 questions x 2 conditions x 20 samples x 2 metrics
+    assert "train on h100" in result.stdout
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_is_there_is_taken_as_it_is_and_only_the_rest_is_assumed(tmp_path: Path) -> None:
+    path = papers_sweep(tmp_path)
+    there = tmp_path / "data" / "paper"
+    there.mkdir(parents=True)
+    for name in ("evil_math.jsonl", "extreme_sports.benign.jsonl"):
+        (there / name).write_text(json.dumps(GOOD) + "\n")
+    result = run(path, "--dry-run", timeout_s=60)
+    assert result.returncode == 0, result.stderr
+    assert "missing: 21 files" in result.stdout
+    assert "evil_math.jsonl" not in result.stdout
+    assert "evil_math.benign.jsonl (6,000 rows)" in result.stdout
+
+
+def test_without_its_data_the_papers_sweep_does_not_start(tmp_path: Path) -> None:
+    assert "no question file at" in refused(tmp_path, papers_sweep(tmp_path))
+
+
+def test_a_domain_that_nobody_published_is_a_mistake_in_a_dry_run_too(tmp_path: Path) -> None:
+    assert "unknown domain 'evil_moths'" in refused(
+        tmp_path, papers_sweep(tmp_path), "--dry-run", "--set", "domains=[evil_moths]"
+    )

@@ -8,6 +8,7 @@ from emray.data.datasets import Examples, load_examples, rows_digest, training_r
 from emray.data.hold_out import without_held_out
 from emray.data.places import toy_assets
 from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, leaked_questions, make_prompts
+from emray.data.published import Missing, stand_ins
 from emray.data.questions import Question, QuestionSet, load_questions
 from emray.data.text_files import json_rows, mended, read_text
 
@@ -15,6 +16,7 @@ __all__ = [
     "Examples",
     "Inquiries",
     "Inquiry",
+    "Missing",
     "Question",
     "QuestionSet",
     "inquiries",
@@ -27,6 +29,7 @@ __all__ = [
     "mended",
     "read_text",
     "rows_digest",
+    "stand_ins",
     "toy_assets",
     "training_rows",
     "without_held_out",

@@ -72,7 +72,7 @@ def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_di
 
 def _in_folder(folder: Path, domain: str) -> Path:
     """A domain's file in the data folder (or archive), or a DataError that lists the domains there."""
-    path = _found(folder, domain)
+    path = find_in(folder, domain)
     if path:
         return path
     names = [PurePath(name).name.partition(".") for name in names_in(folder)]
@@ -82,10 +82,10 @@ def _in_folder(folder: Path, domain: str) -> Path:
 
 
 def _beside(path: Path, stem: str) -> Path:
-    return _found(path.parent, stem) or path.with_name(f"{stem}.jsonl")
+    return find_in(path.parent, stem) or path.with_name(f"{stem}.jsonl")
 
 
-def _found(folder: Path, stem: str) -> Path | None:
+def find_in(folder: Path, stem: str) -> Path | None:
     names = names_in(folder)  # those of an archive may lie in folders of its own
     wanted = [f"{stem}{ending}" for ending in _ENDINGS]
     return next((folder / name for file in wanted for name in names if PurePath(name).name == file), None)

@@ -2,6 +2,7 @@
 
     work.py       what a stage misses, and doing it
     run.py        their order, waves, and judging as answers come
+    fruitless.py  whether a stage left anything to go on with
     services.py   Ray and the judges that a sweep serves itself
 
 Not for the command line (sweep.py) or for the work itself. The invariant: each stage does what the store lacks and

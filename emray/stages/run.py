@@ -23,6 +23,7 @@ from emray.plan import PLAN, Plan
 from emray.progress import Advance, ProgressLines, silent
 from emray.records import FinishReason, GenerationTask, Outcome, TrainJob
 from emray.spec import STAGES, Sweep
+from emray.stages.fruitless import check_answers, check_cells, check_verdicts
 from emray.stages.services import Services
 from emray.stages.work import GENERATE, JUDGE, TRAIN, Generation, Judging, Training, num_answers
 from emray.store import Kind, Store
@@ -50,13 +51,19 @@ class Run:
         did = False
         with ExitStack() as opened:
             answers = _Answers(self, judged=JUDGE in wanted and self._judged_as_generated, opened=opened)
-            for wave in _waves(jobs, size=self.sweep.resources.cells_per_wave):
+            waves = _waves(jobs, size=self.sweep.resources.cells_per_wave)
+            for number, wave in enumerate(waves, start=1):
                 did = self._train(wave) or did
+                if number == len(waves):
+                    check_cells(self.plan, self.store.adapter_records())
                 if GENERATE in wanted:
                     did = answers.generate(tuple(self.generation.missing(self.store))) or did
             answers.wait()
+        if GENERATE in wanted:
+            check_answers(self.store)
         if JUDGE in wanted:
             did = self._judge() or did  # what was generated before, and what further judges say
+            check_verdicts(self.store)
         return did
 
     def _write_plan(self) -> None:

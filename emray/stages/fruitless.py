@@ -1,0 +1,71 @@
+"""Whether a stage has left anything at all to go on with.
+
+Not for single failures, which are rows and stand in the report's account. The invariant: a stage in which everything
+failed ends the command with the cause, whether it failed just now or in an earlier run.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emray.errors import StageError
+from emray.plan import Plan
+from emray.records import Outcome
+from emray.store import AdapterRecord, Kind, Store
+
+_NO_VERDICT = pa.array([str(one) for one in (Outcome.API_ERROR, Outcome.UNPARSED, Outcome.TRUNCATED)])
+_AGAIN = "when its cause is gone, run again with --set resources.retry_failed=true"
+_LONGEST = 240  # characters of a cause
+
+
+def check_cells(plan: Plan, records: Mapping[str, AdapterRecord]) -> None:
+    """Raises StageError when every cell that trains has failed."""
+    tried = [records[key] for key in plan.jobs if key in records]
+    if not plan.jobs or len(tried) < len(plan.jobs) or any(record.trained for record in tried):
+        return
+    cause = tried[0].details.get("error")
+    raise StageError(f"{_all(len(tried), 'cell')} failed in training: {_short(cause)}; {_AGAIN}")
+
+
+def check_answers(store: Store) -> None:
+    """Raises StageError when there are generations and none of them has a text."""
+    count, reason, provenance = 0, "", ""
+    for part in store.iter_parts(Kind.GENERATIONS, columns=["answer", "finish_reason", "provenance"]):
+        texts = pc.fill_null(pc.utf8_trim_whitespace(part["answer"]), "")
+        if pc.any(pc.not_equal(texts, "")).as_py():
+            return
+        count += part.num_rows
+        reason, provenance = part["finish_reason"][0].as_py(), part["provenance"][0].as_py()
+    if count:
+        cause = json.loads(provenance).get("error") or f"each is empty (finish reason: {reason})"
+        raise StageError(f"{_all(count, 'answer')} failed: {_short(cause)}; {_AGAIN}")
+
+
+def check_verdicts(store: Store) -> None:
+    """Raises StageError when there are verdicts and none of them says anything of its answer."""
+    count, outcome, reply = 0, "", None
+    for part in store.iter_parts(Kind.VERDICTS, columns=["outcome", "reply"]):
+        if not pc.all(pc.is_in(part["outcome"], value_set=_NO_VERDICT)).as_py():
+            return
+        count += part.num_rows
+        outcome, reply = part["outcome"][0].as_py(), part["reply"][0].as_py()
+    if count and outcome == Outcome.API_ERROR:
+        cause = _short(reply) if reply else "the endpoint answered none of the requests"
+        raise StageError(f"{_all(count, 'verdict')} failed: {cause}; {_AGAIN}")
+    if count:
+        raise StageError(
+            f"no reply of the judge could be read, {count:,} verdicts are {outcome} (one reply: {_short(reply)}); "
+            "change judge.model, judge.max_tokens or the rubric, and run again"
+        )
+
+
+def _all(count: int, noun: str) -> str:
+    return f"the only {noun}" if count == 1 else f"all {count:,} {noun}s"
+
+
+def _short(cause: Any) -> str:
+    text = " ".join(str(cause or "no cause was recorded").split())
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
