@@ -1,25 +1,25 @@
-"""The training loop on one GPU: tokens per second, utilisation and memory of a 7B-shaped model with random weights.
+"""The training step on one GPU: tokens a second, utilisation and memory at the shapes of a 7B and a 0.5B model.
 
-    python -m benchmarks.gpu_train                 on a GPU, within ten minutes
-    python -m benchmarks.gpu_train --self-check    the same code on a toy shape and the CPU, in seconds: its numbers
-                                                   mean nothing, its equality checks do
+    python -m benchmarks.gpu_train                     on a GPU, within ten minutes
+    python -m benchmarks.gpu_train --only '7B.*emray'  some lines
+    python -m benchmarks.gpu_train --self-check        the same code on a toy shape and the CPU, in seconds: its numbers
+                                                       mean nothing
 
-Measures padded against packed, recomputation, adapters per step, and warm against cold, and checks that packed and
-mixed steps equal padded and solo ones in bf16. Without Ray and DeepSpeed: all that a worker does between cells is here.
-Utilisation counts 4 x parameters x real tokens (6 x with recomputation); padding earns nothing. Prints a table and,
-last, one line of JSON; both go to benchmarks/results/.
+In one call on random weights and a realistic mix of lengths: transformers + peft as people use them (padded, SDPA,
+autocast), emray's eager step, emray's compiled step, and a step of plain torch (plain_step.py). Utilisation counts 4 x
+parameters x real tokens against the card's dense bf16 peak, also where activations are recomputed; filler and padding
+earn nothing. What runs out of memory is a line that says so. Without Ray. Prints a table and, last, one line of JSON;
+both go to benchmarks/results/.
 """
 
 import argparse
-import dataclasses
+import gc
 import json
-import math
-import subprocess
-import sys
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,75 +31,129 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from emray.records import Arm, Cell, TrainJob
 from emray.spec import TrainSpec
+from emray.train import adapter
 from emray.train.cell import Lesson
+from emray.train.compiled import Engine, engine_for
 from emray.train.cost import GPUS
 from emray.train.group import Group
-from emray.train.loop import MicroBatch, logits_of, num_trained, pack, pad
+from emray.train.loop import adamw
 from emray.train.rows import TokenRow, TokenRows
 from emray.train.warm import WarmBase
 
 RESULTS = Path(__file__).parent / "results"
-LARGE = {
+QWEN = {
     "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
     "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 4096,
 }  # fmt: skip
-SMALL = LARGE | {
-    "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-    "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
+SHAPES: dict[str, dict[str, Any]] = {
+    "0.5B": QWEN | {
+        "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+        "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    },
+    "1.5B": QWEN | {
+        "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "tie_word_embeddings": True,
+    },
+    "7B": QWEN,
+    "14B": QWEN | {
+        "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+    },
+    "toy": QWEN | {
+        "vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 48,
+    },
 }  # fmt: skip
-TOY = LARGE | {
-    "vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 48,
-}  # fmt: skip
-BATCH = 16  # examples a step, as the paper
-PAPER_MICRO_BATCH = 4
-PAPER_LENGTH = 512
-MIN_S = 6.0  # of timed steps for one line of the table
-BF16_TOLERANCE = 0.02  # relative error of a whole gradient; bf16 keeps 8 bits of a product
+LONGEST = 512
+HF_BATCH, HF_ACCUMULATION = 4, 4  # as published: 16 examples a step
+MIN_S = 4.0  # of timed steps for one line
+MIN_STEPS = 6
+
+
+class Case(NamedTuple):
+    """One line to measure: `budget` tokens a pass, `batch` examples a step of each of `adapters` cells."""
+
+    name: str
+    how: str  # hf, eager, compiled or plain
+    budget: int = 0
+    batch: int = 16
+    adapters: int = 1
+    dropout: float = 0.0
+    recompute: bool = False
 
 
 class Line(NamedTuple):
-    """One measurement; NaN and a note where it could not be made."""
+    """One measurement; None where it could not be made, and a note that says why."""
 
     name: str
-    tokens_per_s: float
-    examples_per_s: float
-    utilisation: float
-    peak_gib: float
+    tokens_per_s: float | None = None
+    examples_per_s: float | None = None
+    utilisation: float | None = None
+    peak_gib: float | None = None
+    first_s: float | None = None
     note: str = ""
 
 
-@dataclasses.dataclass
+Step = Callable[[], tuple[int, int]]  # makes one optimizer step; real tokens, examples
+
+
+def cases(shape: str) -> list[Case]:
+    """Steps of the paper's 16 examples, about 4,300 tokens, are one pass; larger batches fill larger passes."""
+    small, large = (4096, 16384) if shape == "0.5B" else (4096, 8192)
+    many = 4 * large // 256
+    return [
+        Case("transformers + peft, padded to 512", "hf"),
+        Case("emray eager, 16 a step", "eager", 8192, dropout=0.05),
+        Case("emray eager, pass of 4k", "eager", small, batch=64),
+        Case("emray, 16 a step", "compiled", 8192),
+        Case("emray, 16 a step, dropout .05", "compiled", 8192, dropout=0.05),
+        Case(f"emray, pass of {small // 1024}k", "compiled", small, batch=many),
+        Case(f"emray, pass of {large // 1024}k", "compiled", large, batch=many),
+        Case(f"emray, pass of {large // 1024}k, dropout .05", "compiled", large, batch=many, dropout=0.05),
+        Case(f"emray, pass of {large // 1024}k, recomputed", "compiled", large, batch=many, recompute=True),
+        Case(f"emray, 8 adapters, pass of {small // 1024}k", "compiled", small, batch=16, adapters=8),
+        Case(f"emray, 8 adapters, pass of {large // 1024}k", "compiled", large, batch=16, adapters=8),
+        Case(f"plain torch, pass of {small // 1024}k", "plain", small),
+        Case(f"plain torch, pass of {large // 1024}k", "plain", large),
+    ]
+
+
 class Bench:
-    """The device, its peak, and the lines so far."""
+    """The device, how long to measure, and the lines so far."""
 
-    device: torch.device
-    peak_flops: float
-    min_s: float
-    lines: list[Line] = dataclasses.field(default_factory=list)
+    def __init__(self, device: torch.device, *, min_s: float) -> None:
+        self.device, self.min_s = device, min_s
+        self.name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+        self.peak_flops = next((gpu.flops for key, gpu in GPUS.items() if key in self.name.lower()), float("nan"))
+        self.lines: list[Line] = []
 
-    def time(self, name: str, base: WarmBase, step: Callable[[], Sequence[TokenRow]], *, recomputed: bool) -> Line:
-        """Time `step`, which trains on the rows it returns, after two that warm up."""
-        try:
-            line = self._time(name, base, step, recomputed=recomputed)
-        except torch.cuda.OutOfMemoryError:
-            line = Line(name, math.nan, math.nan, math.nan, math.nan, "out of memory")
-        self.lines.append(line)
-        return line
-
-    def _time(self, name: str, base: WarmBase, step: Callable[[], Sequence[TokenRow]], *, recomputed: bool) -> Line:
+    def measure(self, name: str, step: Callable[[], Iterator[Step]], *, parameters: int) -> None:
+        """Time the step that the iterator makes; closing the iterator cleans up."""
         self._reset()
-        for _ in range(2):
+        made = step()
+        try:
+            line = self._timed(name, next(made), parameters=parameters)
+        except torch.OutOfMemoryError:
+            line = Line(name, note="out of memory")
+        except Exception as error:  # noqa: BLE001 one line that fails must not cost the others
+            line = Line(name, note=f"{type(error).__name__}: {str(error).splitlines()[0][:90]}")
+        made.close()
+        self.lines.append(line)
+        print(json.dumps(line._asdict()), flush=True)
+
+    def _timed(self, name: str, step: Step, *, parameters: int) -> Line:
+        started = self._now()
+        step()
+        first_s = self._now() - started
+        while self._now() - started < self.min_s / 2 + first_s:  # the other shapes are compiled or recorded
             step()
-        started, num_tokens, num_examples = self._now(), 0, 0
-        while self._now() - started < self.min_s:
-            rows = step()
-            num_tokens += sum(len(row.ids) for row in rows)
-            num_examples += len(rows)
-        elapsed = self._now() - started
-        parameters = sum(p.numel() for n, p in base.model.named_parameters() if "lora_" not in n)
-        flops = (6 if recomputed else 4) * parameters * num_tokens / elapsed
-        return Line(name, num_tokens / elapsed, num_examples / elapsed, flops / self.peak_flops, self._peak_gib())
+        begun, tokens, examples, steps = self._now(), 0, 0, 0
+        while (elapsed := self._now() - begun) < self.min_s or (steps < MIN_STEPS and self.min_s == MIN_S):
+            counts = step()
+            tokens, examples, steps = tokens + counts[0], examples + counts[1], steps + 1
+        rate = tokens / elapsed
+        utilisation = 4 * parameters * rate / self.peak_flops
+        return Line(name, rate, examples / elapsed, utilisation, self._peak_gib(), first_s)
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -107,222 +161,197 @@ class Bench:
         return time.perf_counter()
 
     def _reset(self) -> None:
+        gc.collect()
+        torch._dynamo.reset()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
-    def _peak_gib(self) -> float:
-        return torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else float("nan")
+    def _peak_gib(self) -> float | None:
+        return torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else None
 
 
 def main() -> None:
     options = _options()
     device = torch.device("cpu" if options.self_check else "cuda")
-    name = "cpu" if options.self_check else torch.cuda.get_device_name()
-    gpu = next((gpu for key, gpu in GPUS.items() if key in name.lower()), GPUS["h100"])
-    bench = Bench(device, gpu.flops, 0.3 if options.self_check else MIN_S)
-    shapes = {"toy": TOY} if options.self_check else {"7B": LARGE, "0.5B": SMALL}
-    facts: dict[str, Any] = {}
-    for label, shape in shapes.items():
-        base = random_base(shape, device=device)
-        if label != "0.5B":
-            facts |= equality(base)
-            facts["first_step_warm_s"] = first_step(base)
-            layouts(bench, base, label)
-        mixed(bench, base, label)
-        del base
-    if not options.self_check:
-        torch.cuda.empty_cache()
-        facts["first_step_cold_s"] = cold_start()
-    Console().print(_table(bench.lines))
-    report = _report(name, bench.lines, facts)
+    bench = Bench(device, min_s=0.3 if options.self_check else MIN_S)
+    for shape in ["toy"] if options.self_check else options.shapes:
+        chosen = [case for case in cases(shape) if re.search(options.only, f"{shape} {case.name}")]
+        if options.self_check:
+            chosen = [case for case in chosen if case.how != "plain"]
+        measure_shape(bench, shape, chosen)
+    report = _report(bench, command=options.command)
+    Console(width=140).print(_table(bench.lines))
     if not options.self_check:
         RESULTS.mkdir(exist_ok=True)
-        stem = f"gpu_train_{name.replace(' ', '_').lower()}_{report['date']}"
-        (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n")
+        stem = f"gpu_train_{bench.name.replace(' ', '_').lower()}_{report['date']}"
+        (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
 
 
-def random_base(shape: dict[str, Any], *, device: torch.device, recompute: bool = False) -> WarmBase:
+def measure_shape(bench: Bench, shape: str, chosen: Sequence[Case]) -> None:
+    """Everything that shares a base, then the yardstick, which makes its own."""
+    config = SHAPES[shape]
+    base: WarmBase | None = None
+    for case in chosen:
+        name = f"{shape} {case.name}"
+        if case.how == "plain":
+            base = None
+            bench.measure(name, lambda case=case: plain(config, case), parameters=num_parameters(config))
+            continue
+        base = base or random_base(config, device=bench.device)
+        steps = hf if case.how == "hf" else ours
+        bench.measure(name, lambda base=base, case=case, steps=steps: steps(base, case),
+                      parameters=num_parameters(config))  # fmt: skip
+
+
+def random_base(config: Mapping[str, Any], *, device: torch.device) -> WarmBase:
     """A Qwen2 of this shape with random weights, bf16 on a GPU."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    with torch.device(device):
-        model = Qwen2ForCausalLM(Qwen2Config(**shape)).to(dtype)
-    return WarmBase.holding(model, device=device, gradient_checkpointing=recompute)
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(Qwen2Config(**config)).to(dtype)
+    model = model.to_empty(device=device)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(1.0) if "norm" in name else parameter.normal_(std=0.02)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config).to(device)
+    model.tie_weights()
+    return WarmBase.holding(model, device=device)
 
 
-def length_mix(vocabulary: int, *, longest: int, count: int, seed: int = 0) -> TokenRows:
+def num_parameters(config: Mapping[str, Any]) -> int:
+    with torch.device("meta"):
+        return Qwen2ForCausalLM(Qwen2Config(**config)).num_parameters()
+
+
+def length_mix(config: Mapping[str, Any], *, count: int, seed: int = 0) -> TokenRows:
     """Examples of a realistic mix: median about half the limit (250 of 512), some at it, half of each an answer."""
     rng = np.random.default_rng(seed)
+    longest = min(LONGEST, config["max_position_embeddings"])
     lengths = np.clip(rng.lognormal(np.log(0.49 * longest), 0.5, count), longest // 20 + 2, longest).astype(int)
-    return TokenRows(tuple(TokenRow(rng.integers(0, vocabulary, n), int(n) // 2) for n in lengths), 0)
+    return TokenRows(tuple(TokenRow(rng.integers(0, config["vocab_size"], n), int(n) // 2) for n in lengths), 0)
 
 
-def recipe() -> TrainSpec:
-    return TrainSpec(lora_rank=32, lora_alpha=64, target_modules="all-linear", epochs=1000, batch_size=BATCH)
+def recipe(case: Case) -> TrainSpec:
+    return TrainSpec(
+        lora_rank=32, lora_alpha=64, target_modules="all-linear", epochs=1000, batch_size=case.batch,
+        lora_dropout=case.dropout, learning_rate=1e-5,
+    )  # fmt: skip
 
 
-def new_group(base: WarmBase, *, count: int = 1, token_budget: int = 8192) -> Group:
+def new_group(base: WarmBase, case: Case) -> Group:
     """Cells on the base, each with rows of its own."""
-    jobs = [TrainJob(Cell("random", f"d{n}", Arm.PLAIN, n, f"k{n}"), "", f"d{n}") for n in range(count)]
-    longest = min(PAPER_LENGTH, base.model.config.max_position_embeddings)
-    rows = [length_mix(base.model.config.vocab_size, longest=longest, count=256, seed=n) for n in range(count)]
-    return Group(list(map(Lesson, jobs, rows)), base=base, spec=recipe(), token_budget=token_budget)
+    config = base.model.config.to_dict()
+    jobs = [TrainJob(Cell("random", f"d{n}", Arm.PLAIN, n, f"k{n}"), "", f"d{n}") for n in range(case.adapters)]
+    rows = [length_mix(config, count=512, seed=n) for n in range(case.adapters)]
+    return Group(list(map(Lesson, jobs, rows)), base=base, spec=recipe(case), token_budget=case.budget)
 
 
-def layouts(bench: Bench, base: WarmBase, label: str) -> None:
-    """Padded to 512, padded to the batch, packed with three budgets; the last again with recomputation."""
-    for padding in (min(PAPER_LENGTH, base.model.config.max_position_embeddings), None):
-        group = new_group(base)
-        told = f"{label} padded to {padding or 'the micro-batch'}"
-        bench.time(told, base, partial(padded_step, group, base, padding), recomputed=False)
+def ours(base: WarmBase, case: Case) -> Iterator[Step]:
+    """A group's own step, with the compiler or without."""
+    engine = engine_for(base.model, device=base.device, recompute=case.recompute) or Engine(False, False, False)
+    base.engine = engine if case.how == "compiled" else None
+    group = new_group(base, case)
+
+    def step() -> tuple[int, int]:
+        rows = [row for run in group.under_way for row in run.steps.batch()]
+        group.step()
+        assert not any(run.error for run in group.runs), "random rows do not diverge"
+        told = {run.arithmetic for run in group.runs}
+        assert case.how == "eager" or told == {"compiled"}, told
+        return sum(len(row.ids) for row in rows), len(rows)
+
+    try:
+        yield step
+    finally:
         group.close()
-    for recomputed in (False, True):
-        if recomputed:
-            base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        for budget in (4096, 8192, 16384):
-            group = new_group(base, token_budget=budget)
-            told = f"{label} packed {budget // 1024}k{', recomputed' if recomputed else ''}"
-            bench.time(told, base, partial(packed_step, group), recomputed=recomputed)
-            group.close()
-    base.model.gradient_checkpointing_disable()
+        base.compiled = None
 
 
-def mixed(bench: Bench, base: WarmBase, label: str) -> None:
-    """K adapters a step: at equal tokens a pass, and at the paper's micro-batch of 4 examples each."""
-    for count in (1, 2, 4, 8):
-        for told, budget in (("8k tokens a pass", 8192), ("4 examples each a pass", count * 4 * 256)):
-            group = new_group(base, count=count, token_budget=budget)
-            bench.time(f"{label} {count} adapters, {told}", base, partial(packed_step, group), recomputed=False)
-            group.close()
+def hf(base: WarmBase, case: Case) -> Iterator[Step]:
+    """What people run: transformers' model and loss, peft's layers, autocast, rows padded to 512, four at a time."""
+    before = base.model.config._attn_implementation
+    base.model.set_attn_implementation("sdpa")
+    spec = recipe(case)
+    model = adapter.attach(base.model, spec=spec, seeds=[0]).model
+    parameters = adapter.trainable(model)
+    optimizer = adamw(parameters, spec=spec)
+    config = base.model.config.to_dict()
+    rows, state = length_mix(config, count=512).rows, {"next": 0}
+    longest = min(LONGEST, config["max_position_embeddings"])
+
+    def step() -> tuple[int, int]:
+        first = state["next"]
+        mine = [rows[i % len(rows)] for i in range(first, first + HF_BATCH * HF_ACCUMULATION)]
+        state["next"] += len(mine)
+        for begin in range(0, len(mine), HF_BATCH):
+            inputs = _padded(mine[begin : begin + HF_BATCH], longest, device=base.device)
+            with torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=base.device.type == "cuda"):
+                loss = model(**inputs, use_cache=False).loss / HF_ACCUMULATION
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return sum(len(row.ids) for row in mine), len(mine)
+
+    try:
+        yield step
+    finally:
+        adapter.detach(model)
+        base.model.set_attn_implementation(before)
 
 
-def packed_step(group: Group) -> list[TokenRow]:
-    """A step of the real loop; returns its rows."""
-    rows = [row for run in group.under_way for row in run.steps.batch()]
-    group.step()
-    return rows
+def plain(config: Mapping[str, Any], case: Case) -> Iterator[Step]:
+    """The yardstick; small models as a graph."""
+    from benchmarks.plain_step import PlainStep
+
+    rows = length_mix(config, count=512).rows
+    yield PlainStep(config, rows, num_tokens=case.budget, graph=config["hidden_size"] < 2000).step
 
 
-def padded_step(group: Group, base: WarmBase, padding: int | None) -> list[TokenRow]:
-    """The published layout: micro-batches of four in order of arrival, padded; logits of every position."""
-    (run,) = group.runs
-    rows = run.steps.batch()
-    num_targets = num_trained(rows)
-    for first in range(0, len(rows), PAPER_MICRO_BATCH):
-        micro = padded_to(rows[first : first + PAPER_MICRO_BATCH], padding, device=base.device)
-        (_loss(run.model, micro) / num_targets).backward()
-    run.steps.apply()
-    run.steps.count(float("nan"), num_targets=num_targets, wall_s=0.0)
-    return rows
-
-
-def padded_to(rows: Sequence[TokenRow], length: int | None, *, device: torch.device) -> MicroBatch:
-    """Rows padded to a fixed length, or to the longest. Right padding needs no mask under causal attention."""
-    micro = pad(rows, device=device)
-    ids = micro.inputs["input_ids"]
-    if length is not None:
-        longest = ids.shape[1]
-        ids = torch.nn.functional.pad(ids, (0, length - longest))
-        keep = micro.keep // longest * length + micro.keep % longest
-        micro = micro._replace(keep=keep, num_padded=ids.numel())
-    return micro._replace(inputs={"input_ids": ids})
-
-
-def equality(base: WarmBase) -> dict[str, float]:
-    """Relative error of a packed step's gradient against padded rows, and of a mixed pass against solo ones."""
-    group = new_group(base)
-    (run,) = group.runs
-    model, rows = run.model.eval(), run.steps.batch()  # eval: no dropout, so layouts can be compared
-    padded = _gradient(model, run.parameters, padded_to(rows, None, device=base.device))
-    packed = _gradient(model, run.parameters, pack(rows, device=base.device))
-    group.close()
-    error = ((packed - padded).norm() / padded.norm()).item()
-    tolerance = BF16_TOLERANCE if base.device.type == "cuda" else 1e-4
-    if error > tolerance:
-        raise SystemExit(f"packed gradient is off by {error:.3g} of its norm (allowed {tolerance})")
-    losses = [_first_losses(base, count=2), _first_losses(base, count=1)]
-    return {"packed_gradient_error": error, "mixed_loss_error": abs(losses[0][0] - losses[1][0])}
-
-
-def _gradient(model: Any, parameters: Sequence[torch.nn.Parameter], micro: MicroBatch) -> torch.Tensor:
-    _loss(model, micro).backward()
-    gradient = torch.cat([p.grad.flatten().float() for p in parameters if p.grad is not None])
-    for parameter in parameters:
-        parameter.grad = None
-    return gradient
-
-
-def _first_losses(base: WarmBase, *, count: int) -> list[float]:
-    group = new_group(base, count=count)
-    group.step()
-    losses = [run.steps.tally.losses[0] for run in group.runs]
-    group.close()
-    return losses
-
-
-def first_step(base: WarmBase) -> float:
-    """Seconds from a finished cell to the first optimizer step of the next, base resident."""
-    new_group(base).close()
-    started = time.perf_counter()
-    group = new_group(base)
-    group.step()  # ends with reading the loss
-    elapsed = time.perf_counter() - started
-    group.close()
-    return elapsed
-
-
-def cold_start() -> float:
-    """The same in a fresh process: imports, weights, adapter, one step. Random weights: reading a file comes on top."""
-    code = (
-        "import torch; from benchmarks import gpu_train as g; "
-        "g.first_step(g.random_base(g.LARGE, device=torch.device('cuda')))"
-    )
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return time.perf_counter() - started
-
-
-def _loss(model: Any, micro: MicroBatch) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(logits_of(model, micro).float(), micro.targets, reduction="sum")
+def _padded(rows: Sequence[TokenRow], length: int, *, device: torch.device) -> dict[str, torch.Tensor]:
+    ids = np.stack([np.pad(row.ids, (0, length - len(row.ids))) for row in rows])
+    places = np.arange(length)[None]
+    ends = np.array([[len(row.ids)] for row in rows])
+    starts = np.array([[row.start] for row in rows])
+    labels = np.where((places >= starts) & (places < ends), ids, -100)
+    columns = {"input_ids": ids, "attention_mask": (places < ends).astype(np.int64), "labels": labels}
+    return {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
 
 
 def _table(lines: Sequence[Line]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("layout")
-    for name in ("tokens/s", "examples/s", "utilisation", "peak GiB"):
+    table.add_column("step")
+    for name in ("tokens/s", "examples/s", "utilisation", "peak GiB", "first s"):
         table.add_column(name, justify="right")
     for line in lines:
-        row = (
-            f"{line.tokens_per_s:,.0f}",
-            f"{line.examples_per_s:,.1f}",
-            f"{line.utilisation:.1%}",
-            f"{line.peak_gib:.1f}",
-        )
-        table.add_row(line.name, *(row if not line.note else (line.note, "-", "-", "-")))
+        numbers = zip(line[1:6], ("{:,.0f}", "{:,.1f}", "{:.1%}", "{:.1f}", "{:.0f}"), strict=True)
+        cells = ["-" if value is None else form.format(value) for value, form in numbers]
+        table.add_row(line.name, *(cells if not line.note else [line.note, "-", "-", "-", "-"]))
     return table
 
 
-def _report(device: str, lines: Sequence[Line], facts: dict[str, Any]) -> dict[str, Any]:
-    rates = {line.name: line._asdict() for line in lines}
-    numbers = {
-        name: {k: (None if v != v else v) for k, v in fields.items() if k != "name"} for name, fields in rates.items()
-    }
-    versions = {"torch": torch.__version__}
+def _report(bench: Bench, *, command: str) -> dict[str, Any]:
+    numbers = {line.name: {k: v for k, v in line._asdict().items() if k != "name" and v == v} for line in bench.lines}
     return {
-        "device": device,
+        "device": bench.name,
         "date": datetime.now(UTC).date().isoformat(),
-        "command": "python -m benchmarks.gpu_train",
-        "versions": versions,
+        "command": command,
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "lines": numbers,
-        **facts,
     }
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_train")
     parser.add_argument("--self-check", action="store_true", help="a toy shape on the CPU")
-    return parser.parse_args()
+    parser.add_argument("--only", default="", help="a regular expression: which lines")
+    parser.add_argument("--shapes", nargs="*", default=["7B", "0.5B"], choices=list(SHAPES))
+    options = parser.parse_args()
+    only = f" --only '{options.only}'" if options.only else ""
+    options.command = f"python -m benchmarks.gpu_train{only}"
+    return options
 
 
 if __name__ == "__main__":

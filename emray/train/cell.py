@@ -51,6 +51,7 @@ class CellRun:
         self.job, self.name, self.model = job, one.name, one.model
         self.parameters = adapter.trainable(one.model, adapter=one.name)
         self.error: EmrayError | None = None
+        self.arithmetic = "compiled"  # or why not; the group says
         self._base, self._rows, self._spec = base, rows, spec
 
         def on_micro(step: int, micro: int) -> None:
@@ -94,6 +95,7 @@ class CellRun:
             "num_examples": len(self._rows.rows),
             "num_overlong": self._rows.num_overlong,
             "layout": "packed" if self._base.packs else "padded",
+            "arithmetic": self.arithmetic,
             "device": device_name(self._base.device),
             "num_steps_planned": self.steps.num_steps,
             "num_threads": torch.get_num_threads(),

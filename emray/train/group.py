@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import LoraLayer
+from torch._dynamo.exc import TorchDynamoException
 
 from emray.errors import DataError, StageError
 from emray.spec import TrainSpec
 from emray.train import adapter
+from emray.train.adapter import Attached
 from emray.train.cell import CellRun, Lesson
+from emray.train.compiled import Unsuitable
+from emray.train.compiled_cells import CompiledCells
 from emray.train.loop import check_finite, logits_of, num_trained, pack
 from emray.train.rows import TokenRow
 from emray.train.warm import WarmBase
@@ -52,6 +56,7 @@ class Group:
         ]
         self.step_wall_s = 0.0
         self._spans: list[Span] = []
+        self._compiled = self._on_compiled_step(attached, token_budget=token_budget)
         if len(lessons) > 1:
             for layer in adapter.lora_layers(attached.model):
                 layer.forward = _MixedForward(layer, self._spans)
@@ -68,7 +73,9 @@ class Group:
         """One optimizer step of every cell under way; returns those that made it."""
         started = time.perf_counter()
         runs = self.under_way
-        if len(self.runs) == 1:
+        if self._compiled is not None:
+            self._step_compiled(self._compiled, runs)
+        elif len(self.runs) == 1:
             _step_alone(runs[0])
         else:
             self._step_together(runs)
@@ -78,6 +85,25 @@ class Group:
     def close(self) -> None:
         """Leave the base as it was found."""
         adapter.detach(self._model)
+
+    def _on_compiled_step(self, attached: Attached, *, token_budget: int) -> CompiledCells | None:
+        try:
+            return CompiledCells(attached, self.runs, base=self._base, token_budget=token_budget)
+        except Unsuitable as error:
+            self._say(f"eager: {error}")
+            return None
+
+    def _step_compiled(self, cells: CompiledCells, runs: Sequence[CellRun]) -> None:
+        try:
+            cells.step(runs, spec=self._spec)
+        except TorchDynamoException as error:  # no compiler on this machine, or a model that it cannot take
+            self._compiled = None
+            self._say(f"eager: {str(error).splitlines()[0]}")
+
+    def _say(self, arithmetic: str) -> None:
+        """How steps are computed stands in every cell's record."""
+        for run in self.runs:
+            run.arithmetic = arithmetic
 
     def _step_together(self, runs: Sequence[CellRun]) -> None:
         started = time.perf_counter()
@@ -101,7 +127,8 @@ class Group:
         ]
         torch.stack(shares).sum().backward()
         for part in parts:
-            part.run.steps.count_tokens(part.rows)
+            num_tokens = sum(len(row.ids) for row in part.rows)
+            part.run.steps.count_tokens(num_tokens, num_tokens)
         return [share.item() for share in shares]
 
     def _mark(self, parts: Sequence[Part]) -> None:

@@ -148,9 +148,14 @@ class Steps:
         self.count(loss, num_targets=num_targets, wall_s=time.perf_counter() - started)
         return loss
 
-    def batch(self) -> list[TokenRow]:
-        """The examples of the next optimizer step."""
-        return [self._rows[index] for index in self._batches[self.done]]
+    def batch(self, ahead: int = 0) -> list[TokenRow]:
+        """The examples of the next optimizer step, or of one further on."""
+        return [self._rows[index] for index in self._batches[self.done + ahead]]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return max(len(row.ids) for row in self._rows)
 
     def lay(self, rows: Sequence[TokenRow]) -> MicroBatch:
         """A micro-batch of these examples, counted."""
@@ -163,11 +168,10 @@ class Steps:
         """A step's examples as micro-batches within the token budget."""
         return self._cut([len(row.ids) for row in rows], token_budget=self.token_budget)
 
-    def count_tokens(self, rows: Sequence[TokenRow]) -> None:
-        """Packed tokens of a pass that was laid out elsewhere."""
-        num_tokens = sum(len(row.ids) for row in rows)
-        self.tally.num_tokens_real += num_tokens
-        self.tally.num_tokens_padded += num_tokens
+    def count_tokens(self, num_real: int, num_padded: int) -> None:
+        """Tokens of a pass that was laid out elsewhere."""
+        self.tally.num_tokens_real += num_real
+        self.tally.num_tokens_padded += num_padded
 
     def learning_rate(self) -> float:
         """Of the next optimizer step."""
@@ -180,13 +184,13 @@ class Steps:
         self.tally.step_wall_s += wall_s
         self.done += 1
 
-    def apply(self) -> None:
-        """Clip and use the gradients that have been gathered."""
+    def apply(self, *, keep_gradients: bool = False) -> None:
+        """Clip and use the gradients that have been gathered; they may have to stay where they are, as zeros."""
         torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not keep_gradients)
 
 
 def num_trained(rows: Sequence[TokenRow]) -> int:

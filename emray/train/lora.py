@@ -7,6 +7,7 @@ peft parameters are views of these tensors, values and gradients alike.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -16,9 +17,14 @@ from emray.train.dropout import LEVELS, drop
 
 @dataclass
 class Tokens:
-    """What linear layers know of the pass under way: salt [T] int32; ends [K] int32, where each cell's tokens end."""
+    """What linear layers know of the pass under way: salt [T] int32; ends [K] int32, where each cell's tokens end.
+
+    `again` is the salt under another name, for the backward pass: a compiler that saw the same number twice would keep
+    what the forward pass made of it.
+    """
 
     salt: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
+    again: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
     ends: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
 
 
@@ -48,26 +54,62 @@ class LoraLinear(torch.nn.Module):
                 parameter.data, parameter.grad = ours.data[place], ours.grad[place]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        tokens, flat = self._tokens, inputs[0]
-        out = torch.nn.functional.linear(flat, self.weight, self.bias)
+        """[1, T, in] -> [1, T, out]. The sum is of three dimensions, or the compiler makes it part of a product."""
+        tokens = self._tokens
+        out = torch.nn.functional.linear(inputs, self.weight, self.bias)
+        a, b = self.a.to(inputs.dtype), (self.b * self.scale).to(inputs.dtype)
+        flat = inputs.flatten(0, 1)
         if self.dropped:
-            flat = drop(flat, salt=tokens.salt, layer=self.number, dropped=self.dropped)
-        a, b = self.a.to(flat.dtype), self.b.to(flat.dtype)
-        if len(a) == 1:
-            low = torch.nn.functional.linear(flat, a[0]) * self.scale
-            return (out + torch.nn.functional.linear(low, b[0]))[None]
-        low = _grouped(flat, a.transpose(1, 2), tokens.ends) * self.scale
-        return (out + _grouped(low, b.transpose(1, 2), tokens.ends))[None]
+            added = _Dropped.apply(flat, a, b, tokens.salt, tokens.again, tokens.ends, self.number, self.dropped)
+        else:
+            low = _times(flat, a.transpose(1, 2), tokens.ends)
+            added = _times(low, b.transpose(1, 2), tokens.ends)
+        return out + added.unsqueeze(0)
 
 
-def _grouped(tokens: torch.Tensor, matrices: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Each cell's tokens times its own matrix: [T, i], [K, i, o] -> [T, o]. The kernel is made for bf16."""
+class _Dropped(torch.autograd.Function):
+    """x [T, i], a [K, r, i], b [K, o, r] -> dropout(x) a' b' [T, o], keeping x alone: masks and products are remade."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, a: Any, b: Any, salt: Any, again: Any, ends: Any, number: Any, dropped: int) -> Any:
+        low = _times(drop(x, salt=salt, layer=number, dropped=dropped), a.transpose(1, 2), ends)
+        ctx.save_for_backward(x, a, b, low, again, ends, number)
+        ctx.dropped = dropped
+        return _times(low, b.transpose(1, 2), ends)
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, a, b, low, salt, ends, number = ctx.saved_tensors
+        by_low = _times(slope, b, ends)
+        kept = drop(x, salt=salt, layer=number, dropped=ctx.dropped)
+        by_x = drop(_times(by_low, a, ends), salt=salt, layer=number, dropped=ctx.dropped)
+        return by_x, _outer(by_low, kept, ends), _outer(slope, low, ends), None, None, None, None, None
+
+
+def _times(tokens: torch.Tensor, matrices: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Each cell's tokens times its own matrix: [T, i], [K, i, o] -> [T, o]. The grouped kernel is made for bf16."""
+    if len(matrices) == 1:
+        return tokens @ matrices[0]
     if tokens.dtype == torch.bfloat16:
         return torch.nn.functional.grouped_mm(tokens, matrices, offs=ends)
-    places = torch.arange(len(tokens), device=ends.device, dtype=ends.dtype)
-    cell = torch.searchsorted(ends, places, right=True)
     every = torch.einsum("ti,kio->tko", tokens, matrices)
-    return every.gather(1, cell[:, None, None].expand(-1, 1, every.shape[2]))[:, 0]
+    return (every * _is_of(ends, len(tokens))[:, :, None]).sum(1)
+
+
+def _outer(left: torch.Tensor, right: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Sums over each cell's tokens: [T, i], [T, o] -> [K, i, o]."""
+    if len(ends) == 1:
+        return (left.T @ right)[None]
+    if left.dtype == torch.bfloat16:
+        return torch.nn.functional.grouped_mm(left.T, right, offs=ends)
+    return torch.einsum("ti,tk,to->kio", left, _is_of(ends, len(left)).to(left.dtype), right)
+
+
+def _is_of(ends: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Which tokens are whose, [T, K]."""
+    places = torch.arange(num_tokens, device=ends.device, dtype=ends.dtype)
+    cell = torch.searchsorted(ends, places, right=True)
+    return cell[:, None] == torch.arange(len(ends), device=ends.device)
 
 
 def can_group(layers: Sequence[LoraLayer], *, names: Sequence[str]) -> bool:

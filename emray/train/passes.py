@@ -17,26 +17,23 @@ from emray.train.packing import packed
 from emray.train.rows import TokenRow
 
 SPAN = 16  # tokens; grouped products want each cell's tokens in multiples of eight, and at least some
+BLOCK = 128  # tokens; what attention kernels work on
+EXAMPLES = 64  # a pass has room for so many, or twice as many, ...
 GRAIN = 256  # tokens; sizes of passes are multiples of it, or of a sixteenth of the budget where that is more
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The sizes that passes may have: T and n in grains, at most `sequences` examples none longer than `longest`."""
+    """The sizes that passes may have: T and n in grains, examples none longer than `longest`."""
 
     token_budget: int
     longest: int
-    sequences: int
     grain: int
-    kept_grain: int
 
     @classmethod
-    def of(cls, longest: int, *, token_budget: int, num_examples: int, grain: int = GRAIN) -> "Shapes":
-        """For steps of up to `num_examples` rows of up to `longest` tokens."""
-        grain = _up(max(grain, token_budget // 16), grain)
-        longest = _up(longest, grain)
-        fillers = math.ceil((grain + longest) / longest) + num_examples  # after the last row, and after each cell's
-        return cls(token_budget, longest, _up(num_examples + fillers, 64), grain, 2 * grain)
+    def of(cls, longest: int, *, token_budget: int) -> "Shapes":
+        """For rows of up to `longest` tokens."""
+        return cls(token_budget, _up(longest, BLOCK), _up(max(GRAIN, token_budget // 16), GRAIN))
 
 
 class Cut(NamedTuple):
@@ -61,23 +58,33 @@ class Pass(NamedTuple):
     weights: torch.Tensor  # [n] float32
     first: torch.Tensor  # [S+1]
     ends: torch.Tensor  # [K]
+    whole: torch.Tensor  # all of them, one after another
+
+    @classmethod
+    def of(cls, whole: torch.Tensor, sizes: Sequence[int]) -> "Pass":
+        """Views of one tensor."""
+        parts = list(whole.split(list(sizes)))
+        parts[6] = parts[6].view(torch.float32)
+        return cls(*parts, whole)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """T and n: passes of equal shape differ in values alone."""
-        return len(self.ids), len(self.keep)
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of all fields: passes of equal shape differ in values alone."""
+        return tuple(len(field) for field in self[:-1])
+
+    def copy(self) -> "Pass":
+        """The same values elsewhere."""
+        return Pass.of(self.whole.clone(), self.shape)
 
 
-def balanced(lengths: Sequence[int], *, shapes: Shapes) -> list[list[int]]:
+def balanced(lengths: Sequence[int], *, token_budget: int, grain: int) -> list[list[int]]:
     """Whole examples into as few passes as the budget asks for, all of about the same size."""
-    fewest = len(packed(lengths, token_budget=shapes.token_budget))
-    size = max(_up(math.ceil(sum(lengths) / fewest), shapes.grain), shapes.grain)
-    while size < shapes.token_budget:
+    fewest = packed(lengths, token_budget=token_budget)
+    for size in range(_up(math.ceil(sum(lengths) / len(fewest)), grain), token_budget, grain):
         bins = packed(lengths, token_budget=size)
-        if len(bins) <= fewest:
+        if len(bins) <= len(fewest):
             return bins
-        size += shapes.grain
-    return packed(lengths, token_budget=shapes.token_budget)
+    return fewest
 
 
 def lay(cuts: Sequence[Cut], *, shapes: Shapes, device: torch.device) -> Pass:
@@ -116,8 +123,8 @@ class _Layout:
 
     def columns(self) -> list[np.ndarray]:
         """The fields of Pass in their order, all of 32 bits."""
-        num_kept = _up(max(1, sum(len(keep) for keep, _, _ in self._kept)), self._shapes.kept_grain)
-        first = np.full(self._shapes.sequences + 1, self._used)
+        num_kept = _up(max(1, sum(len(keep) for keep, _, _ in self._kept)), 2 * self._shapes.grain)
+        first = np.full(_up(len(self._lengths), EXAMPLES) + 1, self._used)
         first[: len(self._lengths) + 1] = np.cumsum([0, *self._lengths])
         weights = np.concatenate([np.full(len(keep), weight, np.float32) for keep, _, weight in self._kept])
         cells = np.concatenate([np.full(len(keep), cell) for cell, (keep, _, _) in enumerate(self._kept)])
@@ -150,9 +157,7 @@ def _on_device(columns: Sequence[np.ndarray], *, device: torch.device) -> Pass:
     host = torch.from_numpy(np.concatenate(whole))
     if device.type == "cuda":
         host = host.pin_memory()
-    parts = list(host.to(device, non_blocking=True).split([len(column) for column in columns]))
-    parts[6] = parts[6].view(torch.float32)
-    return Pass(*parts)
+    return Pass.of(host.to(device, non_blocking=True), [len(column) for column in columns])
 
 
 def _filled(values: np.ndarray, size: int) -> np.ndarray:

@@ -16,7 +16,7 @@ VARLEN = "emray_varlen"
 
 
 class Bounds(NamedTuple):
-    """Example n is tokens first[n] .. first[n+1] - 1 of the row ([S+1] int32, the last is T); none exceeds `longest`."""
+    """Example n is tokens first[n] .. first[n+1] - 1 of the row: [S+1] int32, the last is T; none exceeds `longest`."""
 
     first: torch.Tensor
     longest: int

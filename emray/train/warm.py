@@ -16,6 +16,7 @@ from emray.model.facts import attention, can_pack
 from emray.model.weights import model_folder
 from emray.records import USUAL_RENDERING, Messages, Rendering
 from emray.train.attention import PACKED
+from emray.train.compiled import CompiledStep, engine_for
 from emray.train.rows import RowForm, TokenRows, tokenise
 
 
@@ -48,6 +49,8 @@ class WarmBase:
         self.packs = pack_attention(model)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.engine = engine_for(model, device=device, recompute=gradient_checkpointing) if self.packs else None
+        self.compiled: CompiledStep | None = None
         self._rows: dict[tuple[str, RowForm], TokenRows] = {}
 
     def rows(self, digest: str, *, examples: "Examples", form: RowForm) -> TokenRows:
