@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from emray.train.adapter import lora_layers
 from emray.train.loop import logits_of, pack
-from emray.train.lora import LoraLinear, Tokens, can_group, dropped_of
+from emray.train.lora import LoraLinear, Tokens, dropped_of
 from emray.train.passes import Cut, Pass, Shapes, lay
 from emray.train.rows import TokenRow
 from emray.train.varlen import VARLEN, Bounds, has_flash
@@ -53,8 +53,6 @@ class CompiledStep:
         self.signature = signature(model, names=names, engine=engine)
         self._engine, self._device, self._tokens = engine, device, Tokens()
         adapted = lora_layers(model)
-        if not can_group(adapted, names=names):
-            raise Unsuitable("several adapters a pass need ranks in eights")
         self._linears = [LoraLinear(lora, names=names, number=n, tokens=self._tokens) for n, lora in enumerate(adapted)]
         self._decoder, self._head = _parts(model.get_base_model())
         ours = {id(lora): linear for lora, linear in zip(adapted, self._linears, strict=True)}
@@ -79,11 +77,17 @@ class CompiledStep:
         else:
             self._graphs.run(one, longest)
 
-    def losses(self) -> list[float]:
-        """Each cell's weighted loss over the passes since this was last asked; waits for the device."""
-        values = self._losses.tolist()
+    def take_losses(self) -> Callable[[], list[float]]:
+        """Each cell's weighted loss over the passes since this was last asked; calling what it returns waits for them."""
+        if self._device.type != "cuda":
+            values = self._losses.tolist()
+            self._losses.zero_()
+            return lambda: values
+        host, copied = torch.empty(len(self._losses), pin_memory=True), torch.cuda.Event()
+        host.copy_(self._losses, non_blocking=True)
+        copied.record()
         self._losses.zero_()
-        return values
+        return lambda: (copied.synchronize(), host.tolist())[1]
 
     def clear(self) -> None:
         """Forget what passes have added."""

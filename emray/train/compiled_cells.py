@@ -31,20 +31,24 @@ class CompiledCells:
         self._shape(token_budget)
         self._step = _step_of(base, attached, names, shapes=self._shapes)
         self._step.adopt(attached.model, names)
-        self._ready: tuple[list[tuple[str, int]], list[Pass]] = ([], [])
+        self._passes: list[Pass] = []
+        self._gathered: list[tuple[str, int]] = []  # the cells and steps whose gradients are under way
 
     def step(self, runs: Sequence[CellRun], *, spec: TrainSpec) -> None:
         """One optimizer step of each of these; a run that diverges gets its error."""
         started = time.perf_counter()
-        while not self._gather(runs):
-            self._halve()
+        if self._gathered != _place(runs, ahead=0):
+            self._step.clear()  # a cell has left since
+            self._gather(runs, ahead=0)
+        self._count(runs)
         for run in runs:
             run.steps.apply(keep_gradients=True)
-        self._prepare(runs, ahead=1)  # while the device works
-        losses = self._step.losses()
+        losses = self._step.take_losses()
+        self._gather([run for run in runs if run.steps.done + 1 < run.steps.num_steps], ahead=1)
+        values = losses()  # the device is at the next step's gradients meanwhile
         share_s = (time.perf_counter() - started) / len(runs)
         for run in runs:
-            loss = losses[self._runs.index(run)]
+            loss = values[self._runs.index(run)]
             try:
                 check_finite(loss, step=run.steps.done, spec=spec)
             except StageError as error:
@@ -52,22 +56,36 @@ class CompiledCells:
                 continue
             run.steps.count(loss, num_targets=num_trained(run.steps.batch()), wall_s=share_s)
 
-    def _gather(self, runs: Sequence[CellRun]) -> bool:
-        """The gradients of a step; False, and no trace, when the device's memory does not suffice."""
+    def _gather(self, runs: Sequence[CellRun], *, ahead: int) -> None:
+        """The gradients of the step that is so many further on; passes are halved until the device's memory suffices."""
+        self._gathered = _place(runs, ahead=ahead)
+        while not self._try(runs, ahead=ahead):
+            self._halve()
+
+    def _try(self, runs: Sequence[CellRun], *, ahead: int) -> bool:
         try:
-            for one in self._passes(runs):
+            self._passes = self._laid_out(runs, ahead=ahead)
+            for one in self._passes:
                 self._step.add(one, longest=self._shapes.longest)
         except torch.OutOfMemoryError:
             if self._shapes.token_budget < 2 * self._shapes.grain:
                 raise
             return False
-        self._count(runs)
         return True
+
+    def _halve(self) -> None:
+        self._step.forget_graphs()
+        self._step.clear()
+        torch.cuda.empty_cache()
+        self._shape(self._shapes.token_budget // 2)
+
+    def _shape(self, token_budget: int) -> None:
+        self._shapes = Shapes.of(self._longest, token_budget=token_budget)
 
     def _count(self, runs: Sequence[CellRun]) -> None:
         """What fills passes up is shared by tokens."""
         real = [sum(len(row.ids) for row in run.steps.batch()) for run in runs]
-        laid_out = sum(len(one.ids) for one in self._ready[1])
+        laid_out = sum(len(one.ids) for one in self._passes)
         for run, mine in zip(runs, real, strict=True):
             run.steps.count_tokens(mine, round(laid_out * mine / sum(real)))
 
@@ -80,16 +98,6 @@ class CompiledCells:
 
     def _shape(self, token_budget: int) -> None:
         self._shapes = Shapes.of(self._longest, token_budget=token_budget)
-
-    def _passes(self, runs: Sequence[CellRun]) -> list[Pass]:
-        if self._ready[0] != _place(runs, ahead=0):
-            self._prepare(runs, ahead=0)
-        return self._ready[1]
-
-    def _prepare(self, runs: Sequence[CellRun], *, ahead: int) -> None:
-        """Lay out the step that is so many further on, of those that then have one."""
-        runs = [run for run in runs if run.steps.done + ahead < run.steps.num_steps]
-        self._ready = (_place(runs, ahead=ahead), self._laid_out(runs, ahead=ahead))
 
     def _laid_out(self, runs: Sequence[CellRun], *, ahead: int) -> list[Pass]:
         """The n-th pass holds the n-th part of every cell that has one; every cell has its place in each."""

@@ -14,6 +14,8 @@ from peft.tuners.lora import LoraLayer
 
 from emray.train.dropout import LEVELS, drop
 
+MASKED_MAX = 1.3e6  # elements of all cells' matrices; on an H100 a grouped product takes 12 us however small it is
+
 
 @dataclass
 class Tokens:
@@ -87,34 +89,42 @@ class _Dropped(torch.autograd.Function):
 
 
 def _times(tokens: torch.Tensor, matrices: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Each cell's tokens times its own matrix: [T, i], [K, i, o] -> [T, o]. The grouped kernel is made for bf16."""
-    if len(matrices) == 1:
+    """Each cell's tokens times its own matrix: [T, i], [K, i, o] -> [T, o]."""
+    num_cells, inputs, outputs = matrices.shape
+    if num_cells == 1:
         return tokens @ matrices[0]
-    if tokens.dtype == torch.bfloat16:
+    if _grouped(tokens.dtype, num_cells, inputs, outputs):
         return torch.nn.functional.grouped_mm(tokens, matrices, offs=ends)
-    every = torch.einsum("ti,kio->tko", tokens, matrices)
-    return (every * _is_of(ends, len(tokens))[:, :, None]).sum(1)
+    mine = _is_of(ends, len(tokens)).to(tokens.dtype)
+    if inputs > outputs:  # every cell's products side by side, of which one is taken
+        side = matrices.transpose(0, 1).flatten(1)
+        return ((tokens @ side).unflatten(1, (num_cells, outputs)) * mine[:, :, None]).sum(1)
+    wide = (tokens[:, None, :] * mine[:, :, None]).flatten(1)
+    return wide @ matrices.flatten(0, 1)
 
 
 def _outer(left: torch.Tensor, right: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Sums over each cell's tokens: [T, i], [T, o] -> [K, i, o]."""
     if len(ends) == 1:
         return (left.T @ right)[None]
-    if left.dtype == torch.bfloat16:
+    if _grouped(left.dtype, len(ends), left.shape[1], right.shape[1]):
         return torch.nn.functional.grouped_mm(left.T, right, offs=ends)
-    return torch.einsum("ti,tk,to->kio", left, _is_of(ends, len(left)).to(left.dtype), right)
+    mine = _is_of(ends, len(left)).to(left.dtype)[:, :, None]
+    if left.shape[1] < right.shape[1]:
+        return ((left[:, None, :] * mine).flatten(1).T @ right).unflatten(0, (len(ends), -1))
+    return (left.T @ (right[:, None, :] * mine).flatten(1)).unflatten(1, (len(ends), -1)).transpose(0, 1)
+
+
+def _grouped(dtype: torch.dtype, num_cells: int, inputs: int, outputs: int) -> bool:
+    """Whether the grouped kernel takes it and beats a plain product with every cell's matrix."""
+    fits = dtype == torch.bfloat16 and inputs % 8 == 0 and outputs % 8 == 0
+    return fits and num_cells * inputs * outputs > MASKED_MAX
 
 
 def _is_of(ends: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """Which tokens are whose, [T, K]."""
-    places = torch.arange(num_tokens, device=ends.device, dtype=ends.dtype)
-    cell = torch.searchsorted(ends, places, right=True)
-    return cell[:, None] == torch.arange(len(ends), device=ends.device)
-
-
-def can_group(layers: Sequence[LoraLayer], *, names: Sequence[str]) -> bool:
-    """Grouped products want rows of 16 bytes: ranks in eights."""
-    return len(names) == 1 or all(layer.r[names[0]] % 8 == 0 for layer in layers)
+    places = torch.arange(num_tokens, device=ends.device, dtype=ends.dtype)[:, None]
+    return (places < ends) & (places >= torch.nn.functional.pad(ends[:-1], (1, 0)))
 
 
 def dropped_of(layer: LoraLayer, name: str) -> int:
