@@ -37,13 +37,14 @@ def spec_of(**changes):
 def group_of(base, *, seeds=(0,), budget=4096, engine="auto", **changes):
     from benchmarks.gpu_train import length_mix
     from emray.records import Arm, Cell, TrainJob
+    from emray.train.cell import Lesson
     from emray.train.compiled import engine_for
     from emray.train.group import Group
 
     base.engine = engine_for(base.model, device=base.device, recompute=False) if engine == "auto" else engine
     jobs = [TrainJob(Cell("random", f"d{n}", Arm.PLAIN, n, f"k{n}"), "", f"d{n}") for n in seeds]
     rows = [length_mix(SHAPE, count=60, seed=n) for n in seeds]
-    group = Group(jobs, base=base, rows=rows, spec=spec_of(**changes), token_budget=budget)
+    group = Group(list(map(Lesson, jobs, rows)), base=base, spec=spec_of(**changes), token_budget=budget)
     for run in group.runs:  # of their own, whatever their place: B starts at zero, which would hide A's gradient
         torch.manual_seed(run.job.cell.seed + 100)
         with torch.no_grad():

@@ -15,13 +15,13 @@ from peft.tuners.lora import LoraLayer
 from torch.utils.checkpoint import checkpoint
 
 from emray.train.adapter import lora_layers
+from emray.train.cost import HEAD_TOKENS
 from emray.train.loop import logits_of, pack
 from emray.train.lora import LoraLinear, Tokens, dropped_of
 from emray.train.passes import Cut, Pass, Shapes, lay
 from emray.train.rows import TokenRow
 from emray.train.varlen import VARLEN, Bounds, has_flash
 
-HEAD_TOKENS = 1024  # logits of so many tokens at a time: [1024, 152k] in bf16 are 0.3 GiB
 GRAPH_MAX_PARAMETERS = 3e9  # above, a layer's kernels outlast their launches
 PROBE_TOLERANCE = 0.1  # of the logits' norm: by other kernels bf16 gives 0.04 at 28 layers of random weights
 
@@ -78,7 +78,7 @@ class CompiledStep:
             self._graphs.run(one, longest)
 
     def take_losses(self) -> Callable[[], list[float]]:
-        """Each cell's weighted loss over the passes since this was last asked; calling what it returns waits for them."""
+        """Each cell's weighted loss since this was last asked; calling what it returns waits for the device."""
         if self._device.type != "cuda":
             values = self._losses.tolist()
             self._losses.zero_()

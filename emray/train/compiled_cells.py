@@ -57,7 +57,7 @@ class CompiledCells:
             run.steps.count(loss, num_targets=num_trained(run.steps.batch()), wall_s=share_s)
 
     def _gather(self, runs: Sequence[CellRun], *, ahead: int) -> None:
-        """The gradients of the step that is so many further on; passes are halved until the device's memory suffices."""
+        """The gradients of the step so many further on, with passes halved until memory suffices."""
         self._gathered = _place(runs, ahead=ahead)
         while not self._try(runs, ahead=ahead):
             self._halve()

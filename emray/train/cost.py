@@ -6,8 +6,9 @@ invariant: every number comes with its formula, which ARCHITECTURE.md repeats.
     FLOPs      a trained token costs 4 P: 2 P forward, 2 P for gradients of activations; frozen weights need none of
                their own. With gradient checkpointing 6 P, as the forward pass runs twice.
     GPU-hours  tokens x FLOPs / (peak x utilisation)
-    memory     weights + adapters (16 bytes a parameter: value, gradient, two moments) + activations of one pass
-               + logits of the trained tokens + a gibibyte and a half for the runtime
+    memory     weights + adapters (16 bytes a parameter: value, gradient, two moments) + what the layers of the compiled
+               step keep of a pass + the most of what one layer's backward pass or the output head takes meanwhile
+               + a gibibyte and a half for the runtime; benchmarks/gpu_memory.py measures it
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,10 @@ CHARACTERS_PER_TOKEN = 4.0  # English, byte-level BPE
 UTILISATION = 0.40  # of peak, packed LoRA training; benchmarks/gpu_train.py measures it
 RUNTIME_BYTES = 1.5 * GIB
 USABLE = 0.92  # of a GPU's memory, the rest is lost to fragmentation
+HEAD_TOKENS = 1024  # whose logits exist at a time: [1024, 152k] in bf16 are 0.3 GiB
+MAX_PASS = 16_384  # tokens; larger ones were no faster on an H100
+MIN_PASS = 2048  # below, recomputing activations of larger ones is faster
+SHARDED_PASS = 8192
 TRAINED_SHARE = 0.5  # of tokens whose logits are computed: answers, not prompts
 MAX_WORKERS = 64
 CPU = "cpu"  # beside the names of GPUs
@@ -57,9 +62,10 @@ MIXING: dict[str, Mixing] = {}
 
 
 class Strategy(NamedTuple):
-    """How a cell is spread, and the sentence that says why."""
+    """How a cell is spread, tokens of a pass (None: as without it), and the sentence that says why."""
 
     spec: TrainSpec
+    token_budget: int | None
     reason: str
 
 
@@ -90,36 +96,89 @@ def adapter_parameters(shape: ModelShape, *, spec: TrainSpec) -> int:
     return layers * spec.lora_rank * sum(inputs + outputs for inputs, outputs in sizes)
 
 
-def memory_bytes(shape: ModelShape, *, spec: TrainSpec, token_budget: int, num_workers: int = 1) -> float:
-    """Of one GPU training in bf16 with the weights sharded over `num_workers` (ZeRO-3) or whole (1)."""
-    weights = 2 * shape.num_parameters / num_workers
-    adapters = 16 * adapter_parameters(shape, spec=spec)
+def memory_bytes(shape: ModelShape, *, spec: TrainSpec, token_budget: int) -> float:
+    """Of one GPU training in bf16 with the compiled step: what its tensors take at most, and the runtime."""
+    return allocated_bytes(shape, spec=spec, token_budget=token_budget) + RUNTIME_BYTES
+
+
+def allocated_bytes(shape: ModelShape, *, spec: TrainSpec, token_budget: int) -> float:
+    """The peak of torch's allocator in a step whose passes hold `token_budget` tokens."""
+    own = 2 * shape.num_parameters + 16 * adapter_parameters(shape, spec=spec)
+    layer = token_budget * _kept_bytes(shape, spec=spec)
+    at_work = token_budget * 2 * (4 if spec.lora_dropout else 3) * shape.intermediate  # gradients within a layer
+    head = HEAD_TOKENS * 4 * shape.vocabulary  # logits and their gradient
+    num_layers = shape.num_layers - min(spec.layers or [0])  # nothing is kept below the first adapted one
+    if spec.gradient_checkpointing:
+        return own + token_budget * 2 * shape.hidden * num_layers + max(layer + at_work, head)
+    return own + layer * num_layers + max(at_work, head)
+
+
+def _kept_bytes(shape: ModelShape, *, spec: TrainSpec) -> int:
+    """What a layer keeps of a token for its backward pass: inputs of norms, attention's, the MLP's two factors, and
+    the inputs of adapted modules."""
+    every = shape.linears
+    adapted = set(every if spec.target_modules == ALL_LINEAR else spec.target_modules) & set(every)
+    width = every["q_proj"][1]
+    values = 2 * shape.hidden + 2 * width + 2 * shape.kv_width + 2 * shape.intermediate + spec.lora_rank * len(adapted)
+    blocks = [{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}]
+    values += sum((2 if spec.lora_dropout else 1) * shape.hidden for block in blocks if block & adapted)
+    values += shape.intermediate if "down_proj" in adapted else 0
+    return 2 * values + 4 * (shape.num_heads + 2)
+
+
+def sharded_bytes(shape: ModelShape, *, spec: TrainSpec, token_budget: int, num_workers: int) -> float:
+    """Of one GPU of several that share the weights (ZeRO-3) and take the eager step."""
+    weights = 2 * shape.num_parameters * (1 / num_workers + 1 / shape.num_layers)  # the layer at work is whole
     layer = 2 * (10 * shape.hidden + 4 * shape.kv_width + 5 * shape.intermediate)  # bytes a token, bf16
     kept = 2 * shape.hidden * shape.num_layers + layer if spec.gradient_checkpointing else layer * shape.num_layers
-    gathered = 2 * shape.num_parameters / shape.num_layers if num_workers > 1 else 0  # the layer at work, whole
     logits = TRAINED_SHARE * shape.vocabulary * (2 + 4 + 4)  # bf16, float32 and its gradient
-    return weights + adapters + gathered + token_budget * (kept + logits) + RUNTIME_BYTES
+    return weights + 16 * adapter_parameters(shape, spec=spec) + token_budget * (kept + logits) + RUNTIME_BYTES
 
 
-def choose_strategy(shape: ModelShape, *, spec: TrainSpec, token_budget: int, gpu: Gpu | None) -> Strategy:
-    """One GPU where the model fits, else ZeRO-3 over the fewest that hold it. Raises SpecError when none do."""
+def largest_pass(shape: ModelShape, *, spec: TrainSpec, room_bytes: float, at_most: int = MAX_PASS) -> int | None:
+    """Tokens of the largest pass that fits: `at_most`, half of it, a quarter ...; None: not even MIN_PASS does."""
+    size = at_most
+    while size >= min(MIN_PASS, at_most):
+        if memory_bytes(shape, spec=spec, token_budget=size) <= room_bytes:
+            return size
+        size //= 2
+    return None
+
+
+def choose_strategy(shape: ModelShape, *, spec: TrainSpec, token_budget: int | None, gpu: Gpu | None) -> Strategy:
+    """In this order: one GPU with a pass that fits, one that recomputes activations, ZeRO-3 over the fewest that hold
+    the model. `token_budget` None: as large a pass as pays. Raises SpecError when none do."""
     if gpu is None:
-        return Strategy(spec.model_copy(update={"strategy": "single", "num_workers": 1}), "single: there is no GPU")
-    room = USABLE * gpu.memory_bytes
-    for workers in range(1, MAX_WORKERS + 1):
-        needed = memory_bytes(shape, spec=spec, token_budget=token_budget, num_workers=workers)
-        if needed <= room:
+        return Strategy(_single(spec), token_budget, "single: there is no GPU")
+    room, at_most = USABLE * gpu.memory_bytes, token_budget or MAX_PASS
+    for recompute in sorted({spec.gradient_checkpointing, True}):
+        tried = spec.model_copy(update={"gradient_checkpointing": recompute})
+        size = largest_pass(shape, spec=tried, room_bytes=room, at_most=at_most)
+        if size is not None:
+            needed = memory_bytes(shape, spec=tried, token_budget=size)
+            how = ", activations recomputed" if recompute else ""
+            told = f"{_gib(needed)} of {_gib(gpu.memory_bytes)} a GPU, weights {_gib(2 * shape.num_parameters)}"
+            return Strategy(_single(tried), size, f"single: passes of {size:,} tokens{how}: {told}")
+    return _sharded(shape, spec=spec, token_budget=token_budget or SHARDED_PASS, gpu=gpu)
+
+
+def _sharded(shape: ModelShape, *, spec: TrainSpec, token_budget: int, gpu: Gpu) -> Strategy:
+    for workers in range(2, MAX_WORKERS + 1):
+        needed = sharded_bytes(shape, spec=spec, token_budget=token_budget, num_workers=workers)
+        if needed <= USABLE * gpu.memory_bytes:
             break
     else:
         raise SpecError(
             f"one pass of {token_budget} tokens needs {_gib(needed)} on each of {MAX_WORKERS} GPUs of "
             f"{_gib(gpu.memory_bytes)}; lower resources.token_budget or set train.gradient_checkpointing"
         )
-    told = f"{_gib(needed)} of {_gib(gpu.memory_bytes)} a GPU, weights {_gib(2 * shape.num_parameters)}"
-    if workers == 1:
-        return Strategy(spec.model_copy(update={"strategy": "single", "num_workers": 1}), f"single: {told}")
+    told = f"{_gib(needed)} of {_gib(gpu.memory_bytes)} a GPU, weights {_gib(2 * shape.num_parameters)} shared"
     sharded = {"strategy": "deepspeed", "num_workers": workers, "zero_stage": 3}
-    return Strategy(spec.model_copy(update=sharded), f"ZeRO-3 over {workers} GPUs: {told} shared")
+    return Strategy(spec.model_copy(update=sharded), token_budget, f"ZeRO-3 over {workers} GPUs: {told}")
+
+
+def _single(spec: TrainSpec) -> TrainSpec:
+    return spec.model_copy(update={"strategy": "single", "num_workers": 1})
 
 
 class AdaptersPerStep(NamedTuple):
