@@ -24,7 +24,7 @@ from emray.model.facts import shape_from_config
 from emray.records import Arm, Cell, TrainJob
 from emray.spec import TrainSpec
 from emray.train.cell import Lesson
-from emray.train.compiled import Engine
+from emray.train.compiled import Execution
 from emray.train.cost import GIB, allocated_bytes
 from emray.train.group import Group
 from emray.train.rows import TokenRow, TokenRows
@@ -79,7 +79,7 @@ def measured(base: WarmBase, shape: str, recipe: str, num_tokens: int) -> Iterat
             {"preset": recipe, "batch_size": batch, "gradient_checkpointing": recompute, "max_length": 512}
         )
         estimate = allocated_bytes(shape_from_config(SHAPES[shape]), spec=spec, token_budget=num_tokens)
-        base.engine = Engine(compiled=True, graphs=False, recompute=recompute)
+        base.engine = Execution(compiled=True, graphs=False, recompute=recompute)
         peak, note = None, ""
         try:
             peak = _peak_gib(base, spec, num_tokens)

@@ -17,8 +17,9 @@ import gc
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from emray.records import Arm, Cell, TrainJob
 from emray.spec import TrainSpec
 from emray.train import adapter
 from emray.train.cell import Lesson
-from emray.train.compiled import Engine, engine_for
+from emray.train.compiled import Execution, engine_for
 from emray.train.cost import GPUS
 from emray.train.group import Group
 from emray.train.loop import adamw
@@ -95,6 +96,7 @@ class Line(NamedTuple):
 
 
 Step = Callable[[], tuple[int, int]]  # makes one optimizer step; real tokens, examples
+Steps = Generator[Step, None, None]  # yields one; closing it cleans up
 
 
 def cases(shape: str) -> list[Case]:
@@ -125,7 +127,7 @@ class Bench:
         self.peak_flops = next((gpu.flops for key, gpu in GPUS.items() if key in self.name.lower()), float("nan"))
         self.lines: list[Line] = []
 
-    def measure(self, name: str, step: Callable[[], Iterator[Step]], *, parameters: int) -> None:
+    def measure(self, name: str, step: Callable[[], Steps], *, parameters: int) -> None:
         """Time the step that the iterator makes; closing the iterator cleans up."""
         if time.perf_counter() > self._until:
             self.lines.append(Line(name, note="no time left"))
@@ -195,15 +197,14 @@ def measure_shape(bench: Bench, shape: str, chosen: Sequence[Case]) -> None:
     base: WarmBase | None = None
     torch._dynamo.reset()
     for case in chosen:
-        name = f"{shape} {case.name}"
         if case.how == "plain":
             base = None
-            bench.measure(name, lambda case=case: plain(config, case), parameters=num_parameters(config))
-            continue
-        base = base or random_base(config, device=bench.device)
-        steps = hf if case.how == "hf" else ours
-        bench.measure(name, lambda base=base, case=case, steps=steps: steps(base, case),
-                      parameters=num_parameters(config))  # fmt: skip
+            steps = partial(plain, config, case)
+        else:
+            base = base or random_base(config, device=bench.device)
+            steps = partial(hf if case.how == "hf" else ours, base, case)
+        bench.measure(f"{shape} {case.name}", steps, parameters=num_parameters(config))
+        del steps
 
 
 def random_base(config: Mapping[str, Any], *, device: torch.device) -> WarmBase:
@@ -249,9 +250,9 @@ def new_group(base: WarmBase, case: Case) -> Group:
     return Group(list(map(Lesson, jobs, rows)), base=base, spec=recipe(case), token_budget=case.budget)
 
 
-def ours(base: WarmBase, case: Case) -> Iterator[Step]:
+def ours(base: WarmBase, case: Case) -> Steps:
     """A group's own step, with the compiler or without."""
-    engine = engine_for(base.model, device=base.device, recompute=case.recompute) or Engine(False, False, False)
+    engine = engine_for(base.model, device=base.device, recompute=case.recompute) or Execution(False, False, False)
     base.engine = engine if case.how == "compiled" else None
     group = new_group(base, case)
 
@@ -270,7 +271,7 @@ def ours(base: WarmBase, case: Case) -> Iterator[Step]:
         base.compiled = None
 
 
-def hf(base: WarmBase, case: Case) -> Iterator[Step]:
+def hf(base: WarmBase, case: Case) -> Steps:
     """What people run: transformers' model and loss, peft's layers, autocast, rows padded to 512, four at a time."""
     before = base.model.config._attn_implementation
     base.model.set_attn_implementation("sdpa")
@@ -303,7 +304,7 @@ def hf(base: WarmBase, case: Case) -> Iterator[Step]:
         base.model.set_attn_implementation(before)
 
 
-def plain(config: Mapping[str, Any], case: Case) -> Iterator[Step]:
+def plain(config: Mapping[str, Any], case: Case) -> Steps:
     """The yardstick; small models as a graph."""
     from benchmarks.plain_step import PlainStep
 

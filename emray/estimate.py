@@ -296,9 +296,11 @@ def _gpu_line(plan: Plan, name: str) -> str:
     if any(math.isnan(value) for value in hours):
         return f"train on {name}: GPU-hours unknown (no config.json, no size in the model's name)"
     flops = "6" if spec.gradient_checkpointing else "4"
+    used = sorted({gpu.used(num_parameters(job.model_path)) for job in plan.jobs.values()})
+    share = "-".join(f"{value:.0%}" for value in used) + (" assumed" if gpu.utilisation == cost.UTILISATION else "")
     return (
         f"train on {name}: {min(hours):.3g}-{max(hours):.3g} GPU-hours a cell, {sum(hours):.3g} in all\n"
-        f"  = tokens x {flops} x parameters / ({cost.UTILISATION:.0%} of {gpu.flops / 1e12:.0f} TFLOP/s)"
+        f"  = tokens x {flops} x parameters / ({share} of {gpu.flops / 1e12:.0f} TFLOP/s)"
     )
 
 

@@ -89,9 +89,9 @@ def reference(base):
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("budget", [4096, 1024])
 def test_a_compiled_gradient_is_the_float32_gradient_up_to_bf16(base, reference, budget, recompute):
-    from emray.train.compiled import Engine
+    from emray.train.compiled import Execution
 
-    (ours,), (loss,), told = gradients_of(base, budget=budget, engine=Engine(True, False, recompute))
+    (ours,), (loss,), told = gradients_of(base, budget=budget, engine=Execution(True, False, recompute))
     (exact,), (exact_loss,), _ = reference[0]
     assert told == ["compiled"]
     print("error", error_of(ours, exact))
@@ -137,19 +137,19 @@ def test_a_resumed_run_and_a_second_one_end_with_the_same_bits(base):
 
 
 def test_graphs_give_the_bits_of_the_same_passes_unrecorded(base):
-    from emray.train.compiled import Engine
+    from emray.train.compiled import Execution
 
-    recorded, losses, _ = trained(base, steps=9, engine=Engine(True, True, False), lora_dropout=0.1)
-    unrecorded, others, _ = trained(base, steps=9, engine=Engine(True, False, False), lora_dropout=0.1)
+    recorded, losses, _ = trained(base, steps=9, engine=Execution(True, True, False), lora_dropout=0.1)
+    unrecorded, others, _ = trained(base, steps=9, engine=Execution(True, False, False), lora_dropout=0.1)
     assert torch.equal(recorded, unrecorded)
     assert losses == others
 
 
 def test_dropout_drops_what_it_drops_without_the_compiler(base):
-    from emray.train.compiled import Engine
+    from emray.train.compiled import Execution
 
     (ours,), _, _ = gradients_of(base, lora_dropout=0.2)
-    (plain,), _, _ = gradients_of(base, lora_dropout=0.2, engine=Engine(False, False, False))
+    (plain,), _, _ = gradients_of(base, lora_dropout=0.2, engine=Execution(False, False, False))
     (without,), _, _ = gradients_of(base)
     print("error", error_of(ours, plain), error_of(without, plain))
     assert error_of(ours, plain) < BF16_TOLERANCE < error_of(without, plain)

@@ -22,7 +22,9 @@ class ResourcesSpec(Section):
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: float | None = Field(None, ge=0, description="default: 1 on GPUs, else 0")
     max_concurrent_trials: int | None = Field(None, ge=1, description="default: as many as fit")
-    token_budget: int = Field(8192, ge=256, description="tokens of one training pass; what a GPU's memory allows")
+    token_budget: int | Literal["auto"] = Field(
+        "auto", description="tokens of one training pass; auto: what the GPU's memory holds, 8192 on a CPU"
+    )
     adapters_per_step: int | Literal["auto"] = Field(
         1,
         description="adapters of one worker trained together on the shared base; auto: where that was measured to pay",
@@ -46,6 +48,13 @@ class ResourcesSpec(Section):
     tensor_parallel: int = Field(1, ge=1, description="GPUs per generation engine")
     judge_workers: int = Field(1, ge=1, description="judge processes; one sustains hundreds of requests/s")
     retry_failed: bool = Field(False, description="try failed cells, generations and api_error verdicts again")
+
+    @field_validator("token_budget", mode="before")
+    @classmethod
+    def _a_pass_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int) and value >= 256):
+            raise ValueError("a whole number of at least 256, or auto")
+        return value
 
     @field_validator("adapters_per_step", mode="before")
     @classmethod

@@ -40,21 +40,21 @@ def packed_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    layout: Layout | None = None,
-    **_: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each example. Shapes: query [B, H, T, D], key and value [B, G, T, D] -> [B, T, H, D].
 
-    With a layout, B is 1 and T holds all examples; without, rows are examples and padding is on the right.
+    With a `layout` among the options (besides `dropout` and `scaling`), B is 1 and T holds all examples; without, rows
+    are examples and padding is on the right.
     """
     assert attention_mask is None, "right padding needs no mask under causal attention"
+    layout: Layout | None = options.get("layout")
     if layout is not None:
         query, key, value = (_spread(states, layout) for states in (query, key, value))
     out = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=query.shape[1] != key.shape[1]
-    )
+        query, key, value, dropout_p=options.get("dropout", 0.0), scale=options.get("scaling"), is_causal=True,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
     out = out.transpose(1, 2)
     if layout is not None:
         out = out.flatten(0, 1).index_select(0, layout.gather).unsqueeze(0)

@@ -30,7 +30,7 @@ class Unsuitable(Exception):
     """Why this model or adapter cannot take the compiled step."""
 
 
-class Engine(NamedTuple):
+class Execution(NamedTuple):
     """How passes are run: through the compiler, as CUDA graphs, with activations recomputed in the backward pass."""
 
     compiled: bool
@@ -38,17 +38,17 @@ class Engine(NamedTuple):
     recompute: bool
 
 
-def engine_for(model: Any, *, device: torch.device, recompute: bool) -> Engine | None:
+def engine_for(model: Any, *, device: torch.device, recompute: bool) -> Execution | None:
     """What this device takes; None: the eager step, whose float32 is exact, is the fast one on a CPU."""
     if not has_flash(device):
         return None
-    return Engine(True, model.num_parameters() <= GRAPH_MAX_PARAMETERS and not recompute, recompute)
+    return Execution(True, model.num_parameters() <= GRAPH_MAX_PARAMETERS and not recompute, recompute)
 
 
 class CompiledStep:
     """A base with places for K adapters. `adopt` some, then `add` passes: gradients gather in their parameters."""
 
-    def __init__(self, model: Any, *, names: Sequence[str], engine: Engine, device: torch.device) -> None:
+    def __init__(self, model: Any, *, names: Sequence[str], engine: Execution, device: torch.device) -> None:
         """`model` is a PeftModel with fresh adapters of these names. Raises Unsuitable."""
         self.signature = signature(model, names=names, engine=engine)
         self._engine, self._device, self._tokens = engine, device, Tokens()
@@ -134,7 +134,7 @@ class CompiledStep:
         return self._decoder.norm(states[0].index_select(0, one.keep))
 
 
-def signature(model: Any, *, names: Sequence[str], engine: Engine) -> tuple[Any, ...]:
+def signature(model: Any, *, names: Sequence[str], engine: Execution) -> tuple[Any, ...]:
     """What a compiled step is made for: adapters of an equal one fit into its places."""
     kinds = [
         (lora.get_base_layer(), lora.r[name], lora.scaling[name], dropped_of(lora, name))

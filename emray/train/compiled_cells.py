@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from emray.errors import StageError
 from emray.spec import TrainSpec
@@ -44,7 +45,7 @@ class CompiledCells:
         for run in runs:
             run.steps.apply(keep_gradients=True)
         losses = self._step.take_losses()
-        self._gather([run for run in runs if run.steps.done + 1 < run.steps.num_steps], ahead=1)
+        self._gather_ahead(runs)
         values = losses()  # the device is at the next step's gradients meanwhile
         share_s = (time.perf_counter() - started) / len(runs)
         for run in runs:
@@ -55,6 +56,17 @@ class CompiledCells:
                 run.error = error
                 continue
             run.steps.count(loss, num_targets=num_trained(run.steps.batch()), wall_s=share_s)
+
+    def abandon(self) -> None:
+        """Leave no gradients behind for those who go on without this step."""
+        self._step.clear()
+
+    def _gather_ahead(self, runs: Sequence[CellRun]) -> None:
+        """The next step's gradients; what the compiler says against them is said when their turn has come."""
+        try:
+            self._gather([run for run in runs if run.steps.done + 1 < run.steps.num_steps], ahead=1)
+        except TorchDynamoException:
+            self._gathered = []
 
     def _gather(self, runs: Sequence[CellRun], *, ahead: int) -> None:
         """The gradients of the step so many further on, with passes halved until memory suffices."""
@@ -89,16 +101,6 @@ class CompiledCells:
         for run, mine in zip(runs, real, strict=True):
             run.steps.count_tokens(mine, round(laid_out * mine / sum(real)))
 
-    def _halve(self) -> None:
-        self._step.forget_graphs()
-        self._ready = ([], [])
-        self._step.clear()
-        torch.cuda.empty_cache()
-        self._shape(self._shapes.token_budget // 2)
-
-    def _shape(self, token_budget: int) -> None:
-        self._shapes = Shapes.of(self._longest, token_budget=token_budget)
-
     def _laid_out(self, runs: Sequence[CellRun], *, ahead: int) -> list[Pass]:
         """The n-th pass holds the n-th part of every cell that has one; every cell has its place in each."""
         parts = {run.name: self._parts(run, ahead=ahead) for run in runs}
@@ -127,10 +129,10 @@ def _place(runs: Sequence[CellRun], *, ahead: int) -> list[tuple[str, int]]:
 
 def _step_of(base: WarmBase, attached: Attached, names: Sequence[str], *, shapes: Shapes) -> CompiledStep:
     """The base's own, where it was made for such adapters; else a new one, checked."""
-    if base.engine is None:
-        raise Unsuitable("asked for")
     if not base.packs:
         raise Unsuitable("its layers are not plain causal attention")
+    if base.engine is None:
+        raise Unsuitable("this device has no flash attention")
     kept = base.compiled
     if kept is not None and kept.signature == signature(attached.model, names=names, engine=base.engine):
         return kept

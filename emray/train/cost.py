@@ -12,7 +12,7 @@ invariant: every number comes with its formula, which ARCHITECTURE.md repeats.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from emray.errors import SpecError
 from emray.model.facts import ModelShape
@@ -21,27 +21,34 @@ from emray.spec import ALL_LINEAR, TrainSpec
 
 GIB = 2**30
 CHARACTERS_PER_TOKEN = 4.0  # English, byte-level BPE
-UTILISATION = 0.40  # of peak, packed LoRA training; benchmarks/gpu_train.py measures it
+UTILISATION = 0.40  # of peak, assumed of GPUs that nobody has measured; benchmarks/gpu_train.py measures it
+SMALL = 2e9  # parameters: below, passes of a step's few thousand tokens do not fill a card
 RUNTIME_BYTES = 1.5 * GIB
 USABLE = 0.92  # of a GPU's memory, the rest is lost to fragmentation
 HEAD_TOKENS = 1024  # whose logits exist at a time: [1024, 152k] in bf16 are 0.3 GiB
 MAX_PASS = 16_384  # tokens; larger ones were no faster on an H100
 MIN_PASS = 2048  # below, recomputing activations of larger ones is faster
-SHARDED_PASS = 8192
+USUAL_PASS = 8192  # on a CPU, and where weights are sharded
 TRAINED_SHARE = 0.5  # of tokens whose logits are computed: answers, not prompts
 MAX_WORKERS = 64
 CPU = "cpu"  # beside the names of GPUs
 
 
 class Gpu(NamedTuple):
-    """A GPU as its data sheet has it: dense bf16 FLOP/s and memory."""
+    """A GPU as its data sheet has it: dense bf16 FLOP/s and memory; of what share of the peak training makes use."""
 
     flops: float
     memory_bytes: float
+    utilisation: float = UTILISATION
+    utilisation_small: float = UTILISATION  # of models below SMALL
+
+    def used(self, parameters: float) -> float:
+        """The share for a model of this size."""
+        return self.utilisation_small if parameters < SMALL else self.utilisation
 
 
 GPUS = {
-    "h100": Gpu(989e12, 80 * GIB),
+    "h100": Gpu(989e12, 80 * GIB, 0.47, 0.17),  # 7B and 0.5B, 16 examples a step, dropout .05, 2026-11-25
     "h200": Gpu(989e12, 141 * GIB),
     "a100": Gpu(312e12, 80 * GIB),
     "l40s": Gpu(362e12, 48 * GIB),
@@ -83,9 +90,9 @@ def num_tokens(examples: Sequence[Messages], *, spec: TrainSpec) -> float:
 
 
 def gpu_hours(tokens: float, *, parameters: float, spec: TrainSpec, gpu: Gpu) -> float:
-    """Hours of one GPU for these tokens at UTILISATION of its peak."""
+    """Hours of one GPU for these tokens at the share of its peak that was measured."""
     flops_per_token = (6 if spec.gradient_checkpointing else 4) * parameters
-    return tokens * flops_per_token / (gpu.flops * UTILISATION) / 3600
+    return tokens * flops_per_token / (gpu.flops * gpu.used(parameters)) / 3600
 
 
 def adapter_parameters(shape: ModelShape, *, spec: TrainSpec) -> int:
@@ -135,6 +142,15 @@ def sharded_bytes(shape: ModelShape, *, spec: TrainSpec, token_budget: int, num_
     return weights + 16 * adapter_parameters(shape, spec=spec) + token_budget * (kept + logits) + RUNTIME_BYTES
 
 
+def pass_size(token_budget: int | Literal["auto"], *, shape: ModelShape, spec: TrainSpec, gpu_bytes: float) -> int:
+    """Tokens of a pass on this GPU (`gpu_bytes` 0: a CPU). Where nothing is known to fit, the smallest is tried."""
+    if token_budget != "auto":
+        return token_budget
+    if not gpu_bytes:
+        return USUAL_PASS
+    return largest_pass(shape, spec=spec, room_bytes=USABLE * gpu_bytes) or MIN_PASS
+
+
 def largest_pass(shape: ModelShape, *, spec: TrainSpec, room_bytes: float, at_most: int = MAX_PASS) -> int | None:
     """Tokens of the largest pass that fits: `at_most`, half of it, a quarter ...; None: not even MIN_PASS does."""
     size = at_most
@@ -159,18 +175,23 @@ def choose_strategy(shape: ModelShape, *, spec: TrainSpec, token_budget: int | N
             how = ", activations recomputed" if recompute else ""
             told = f"{_gib(needed)} of {_gib(gpu.memory_bytes)} a GPU, weights {_gib(2 * shape.num_parameters)}"
             return Strategy(_single(tried), size, f"single: passes of {size:,} tokens{how}: {told}")
-    return _sharded(shape, spec=spec, token_budget=token_budget or SHARDED_PASS, gpu=gpu)
+    return _sharded(shape, spec=spec, token_budget=token_budget or USUAL_PASS, gpu=gpu)
 
 
 def _sharded(shape: ModelShape, *, spec: TrainSpec, token_budget: int, gpu: Gpu) -> Strategy:
-    for workers in range(2, MAX_WORKERS + 1):
+    ways = [
+        (spec.model_copy(update={"gradient_checkpointing": recompute}), workers)
+        for recompute in sorted({spec.gradient_checkpointing, True})
+        for workers in range(2, MAX_WORKERS + 1)
+    ]
+    for spec, workers in ways:
         needed = sharded_bytes(shape, spec=spec, token_budget=token_budget, num_workers=workers)
         if needed <= USABLE * gpu.memory_bytes:
             break
     else:
         raise SpecError(
             f"one pass of {token_budget} tokens needs {_gib(needed)} on each of {MAX_WORKERS} GPUs of "
-            f"{_gib(gpu.memory_bytes)}; lower resources.token_budget or set train.gradient_checkpointing"
+            f"{_gib(gpu.memory_bytes)}; lower resources.token_budget"
         )
     told = f"{_gib(needed)} of {_gib(gpu.memory_bytes)} a GPU, weights {_gib(2 * shape.num_parameters)} shared"
     sharded = {"strategy": "deepspeed", "num_workers": workers, "zero_stage": 3}

@@ -24,6 +24,8 @@ from emray.train.loop import check_finite, logits_of, num_trained, pack
 from emray.train.rows import TokenRow
 from emray.train.warm import WarmBase
 
+MIN_BUDGET = 256  # tokens of a pass that are not halved any more when memory is short
+
 
 class Span(NamedTuple):
     """Tokens first .. last - 1 of a packed row belong to one adapter."""
@@ -73,12 +75,10 @@ class Group:
         """One optimizer step of every cell under way; returns those that made it."""
         started = time.perf_counter()
         runs = self.under_way
-        if self._compiled is not None:
-            self._step_compiled(self._compiled, runs)
-        elif len(self.runs) == 1:
-            _step_alone(runs[0])
-        else:
-            self._step_together(runs)
+        if self._compiled is None or not self._step_compiled(self._compiled, runs):
+            while not self._step_eager(runs):
+                for run in runs:
+                    run.steps.halve()
         self.step_wall_s += time.perf_counter() - started
         return [run for run in runs if not run.error]
 
@@ -93,12 +93,29 @@ class Group:
             self._say(f"eager: {error}")
             return None
 
-    def _step_compiled(self, cells: CompiledCells, runs: Sequence[CellRun]) -> None:
+    def _step_compiled(self, cells: CompiledCells, runs: Sequence[CellRun]) -> bool:
+        """False where there is no compiler on this machine, or it cannot take this model."""
         try:
             cells.step(runs, spec=self._spec)
-        except TorchDynamoException as error:  # no compiler on this machine, or a model that it cannot take
+        except TorchDynamoException as error:
+            cells.abandon()
             self._compiled = None
             self._say(f"eager: {str(error).splitlines()[0]}")
+            return False
+        return True
+
+    def _step_eager(self, runs: Sequence[CellRun]) -> bool:
+        """False where passes need more memory than there is, and smaller ones may not."""
+        try:
+            if len(self.runs) == 1:
+                _step_alone(runs[0])
+            else:
+                self._step_together(runs)
+        except torch.OutOfMemoryError:
+            if min(run.steps.token_budget for run in runs) < MIN_BUDGET:
+                raise
+            return False
+        return True
 
     def _say(self, arithmetic: str) -> None:
         """How steps are computed stands in every cell's record."""

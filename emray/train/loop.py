@@ -173,6 +173,11 @@ class Steps:
         self.tally.num_tokens_real += num_real
         self.tally.num_tokens_padded += num_padded
 
+    def halve(self) -> None:
+        """A step ran out of memory: forget its gradients; its passes are to hold half as much."""
+        self.token_budget //= 2
+        self.optimizer.zero_grad(set_to_none=True)
+
     def learning_rate(self) -> float:
         """Of the next optimizer step."""
         return self._spec.learning_rate * learning_rate_scale(self.done, num_steps=self.num_steps, spec=self._spec)

@@ -73,14 +73,15 @@ class _Dropped(torch.autograd.Function):
     """x [T, i], a [K, r, i], b [K, o, r] -> dropout(x) a' b' [T, o], keeping x alone: masks and products are remade."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, a: Any, b: Any, salt: Any, again: Any, ends: Any, number: Any, dropped: int) -> Any:
+    def forward(ctx: Any, *given: Any) -> torch.Tensor:
+        x, a, b, salt, again, ends, number, dropped = given
         low = _times(drop(x, salt=salt, layer=number, dropped=dropped), a.transpose(1, 2), ends)
         ctx.save_for_backward(x, a, b, low, again, ends, number)
         ctx.dropped = dropped
         return _times(low, b.transpose(1, 2), ends)
 
     @staticmethod
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[Any, ...]:
         x, a, b, low, salt, ends, number = ctx.saved_tensors
         by_low = _times(slope, b, ends)
         kept = drop(x, salt=salt, layer=number, dropped=ctx.dropped)

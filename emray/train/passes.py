@@ -65,7 +65,7 @@ class Pass(NamedTuple):
         """Views of one tensor."""
         parts = list(whole.split(list(sizes)))
         parts[6] = parts[6].view(torch.float32)
-        return cls(*parts, whole)
+        return cls(*parts, whole=whole)  # type: ignore[misc]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from emray.spec import ResourcesSpec, TrainSpec
 from emray.train.cost import (
     CPU,
     GPUS,
+    USUAL_PASS,
     AdaptersPerStep,
     Gpu,
     Strategy,
@@ -75,7 +76,8 @@ def auto_strategy(
     configs = [AutoConfig.from_pretrained(name, revision=revision).to_dict() for name, revision in places]
     shape = max((shape_from_config(config) for config in configs), key=lambda shape: shape.num_parameters)
     gpu = smallest_gpu(resources, hardware) if gpus_per_process(resources, hardware) else None
-    return choose_strategy(shape, spec=spec, token_budget=resources.token_budget, gpu=gpu)
+    budget = None if resources.token_budget == "auto" else resources.token_budget
+    return choose_strategy(shape, spec=spec, token_budget=budget, gpu=gpu)
 
 
 def adapters_per_step(
@@ -99,7 +101,7 @@ def adapters_per_step(
         math.nan if any(map(math.isnan, sizes)) else max(sizes),
         device=device,
         tokens_a_step=spec.batch_size * max(num_tokens(some, spec=spec) / spec.epochs / len(some) for some in rows),
-        token_budget=resources.token_budget,
+        token_budget=USUAL_PASS if resources.token_budget == "auto" else resources.token_budget,
     )
 
 

@@ -45,8 +45,10 @@ def train_cells(
     resources, advance = context.resources, context.advance
     ordered = longest_first(jobs, datasets=datasets)
     if spec.strategy == "auto":
-        spec, reason = auto_strategy(ordered, spec=spec, resources=resources, hardware=context.declared)
-        advance(0, reason)
+        chosen = auto_strategy(ordered, spec=spec, resources=resources, hardware=context.declared)
+        spec = chosen.spec
+        resources = resources.model_copy(update={"token_budget": chosen.token_budget or resources.token_budget})
+        advance(0, chosen.reason)
     shared = Shared(
         jobs=tuple(ordered),
         row_refs={digest: ray.put(datasets[digest]) for digest in {job.rows_digest for job in ordered}},

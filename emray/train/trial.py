@@ -151,7 +151,7 @@ class CellTrainable(tune.Trainable):
                 self._fail(job, error)
         if not able:
             return None
-        budget = shared.resources.token_budget
+        budget = base.pass_size(shared.resources.token_budget, spec=shared.spec)
         self._group = Group(able, base=base, spec=shared.spec, token_budget=budget)
         for run in self._group.runs:
             states.resume(run, store=shared.store)

@@ -33,13 +33,12 @@ def varlen_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    bounds: Bounds | None = None,
-    **_: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Shapes: query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]."""
-    assert bounds is not None and attention_mask is None, "only the compiled step asks for this"
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    """Shapes: query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]. Of the options: `bounds`, `scaling`."""
+    assert attention_mask is None, "bounds say what a token sees"
+    bounds: Bounds = options["bounds"]
+    scale = options.get("scaling") or query.shape[-1] ** -0.5
     if query.is_cuda and query.dtype == torch.bfloat16:
         rows = (states[0].transpose(0, 1) for states in (query, key, value))
         out, _lse = torch.ops.emray.varlen(*rows, bounds.first, bounds.longest, scale)
@@ -69,7 +68,7 @@ def _attend(
 
 
 @_attend.register_fake
-def _attend_shapes(query: torch.Tensor, key: Any, value: Any, first: Any, longest: int, scale: float) -> Any:
+def _attend_shapes(query: torch.Tensor, *_: Any) -> Any:
     lse = torch.empty((query.shape[1], query.shape[0]), dtype=torch.float32, device=query.device)
     return torch.empty_like(query, memory_format=torch.contiguous_format), lse
 

@@ -5,18 +5,20 @@ does not depend on what the worker trained before.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from emray.errors import DataError
 from emray.model.chat import Chat
-from emray.model.facts import attention, can_pack
+from emray.model.facts import attention, can_pack, shape_from_config
 from emray.model.weights import model_folder
 from emray.records import USUAL_RENDERING, Messages, Rendering
+from emray.spec import TrainSpec
 from emray.train.attention import PACKED
 from emray.train.compiled import CompiledStep, engine_for
+from emray.train.cost import pass_size
 from emray.train.rows import RowForm, TokenRows, tokenise
 
 
@@ -52,6 +54,13 @@ class WarmBase:
         self.engine = engine_for(model, device=device, recompute=gradient_checkpointing) if self.packs else None
         self.compiled: CompiledStep | None = None
         self._rows: dict[tuple[str, RowForm], TokenRows] = {}
+
+    def pass_size(self, token_budget: int | Literal["auto"], *, spec: TrainSpec) -> int:
+        """Tokens of a pass that this device's memory holds, unless a number is given."""
+        on_gpu = self.device.type == "cuda"
+        memory = torch.cuda.get_device_properties(self.device).total_memory if on_gpu else 0
+        shape = shape_from_config(self.model.config.to_dict())
+        return pass_size(token_budget, shape=shape, spec=spec, gpu_bytes=memory)
 
     def rows(self, digest: str, *, examples: "Examples", form: RowForm) -> TokenRows:
         """The tokenised dataset with this digest, tokenised on first use."""

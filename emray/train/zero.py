@@ -23,6 +23,7 @@ from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter
 from emray.train.cell import CellRun, Lesson
+from emray.train.cost import USUAL_PASS
 from emray.train.loop import check_finite, loss_sum, num_trained
 from emray.train.packing import shares
 from emray.train.rows import RowForm
@@ -87,7 +88,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     )
     rows = base.rows(job.rows_digest, examples={job.rows_digest: ray.get(config["examples"])}, form=RowForm.of(spec))
     (one,) = adapter.attach(base.model, spec=spec, seeds=[job.cell.seed]).each()
-    budget = shared.resources.token_budget
+    budget = USUAL_PASS if shared.resources.token_budget == "auto" else shared.resources.token_budget
     run = CellRun(Lesson(job, rows), one=one, base=base, spec=spec, token_budget=budget)
     del sharding
     train_sharded(
