@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := HF_HUB_OFFLINE=1 $(VENV)/bin/python
 
-.PHONY: install sweep test soak check docs lock bench clean
+.PHONY: gpu install sweep test soak check docs lock bench clean
 
 sweep: install
 	$(RUN) -m emray.sweep
@@ -13,6 +13,12 @@ test: install
 
 soak: install
 	$(RUN) -m pytest -m soak
+
+# On a machine with a GPU: the tests marked so, and what training takes there in time and memory.
+gpu: install
+	$(RUN) -m pytest -m gpu
+	$(RUN) -m benchmarks.gpu_train
+	$(RUN) -m benchmarks.gpu_memory
 
 check: install
 	$(VENV)/bin/ruff check emray tests benchmarks

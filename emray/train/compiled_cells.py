@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from peft import PeftModel
 from torch._dynamo.exc import TorchDynamoException
 
 from emray.errors import StageError
@@ -131,6 +132,8 @@ def _step_of(base: WarmBase, attached: Attached, names: Sequence[str], *, shapes
     """The base's own, where it was made for such adapters; else a new one, checked."""
     if not base.packs:
         raise Unsuitable("its layers are not plain causal attention")
+    if not isinstance(attached.model, PeftModel):
+        raise Unsuitable("every parameter is trained")
     if base.engine is None:
         raise Unsuitable("this device has no flash attention")
     kept = base.compiled
