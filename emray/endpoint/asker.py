@@ -89,7 +89,9 @@ class Asker:
             )
         if failure.kind == Failure.DENIED:
             raise StageError(f"{self._client.base_url} refuses us: {failure.reason}")
-        if failure.kind in (Failure.REFUSED, Failure.SETTING) and not await self._others_are_served(case):
+        if failure.kind == Failure.SETTING and not self._record.ever:
+            raise StageError(self._refused(failure))  # no prompt is at fault
+        if failure.kind == Failure.REFUSED and not await self._others_are_served(case):
             raise StageError(self._refused(failure))
         if failure.kind in (Failure.REJECTED, Failure.FILTERED, Failure.SETTING):
             return True

@@ -21,6 +21,7 @@ from emray.spec import EndpointSpec
 
 NO_KEY = "none"  # sent to endpoints that ask for no key
 CONNECT_TIMEOUT_S = 10.0
+AZURE = ".azure.com"  # how the hosts end that want a key in a header of its own
 _API_VERSION = "api-version"  # asked for by Azure's bases alone
 
 
@@ -38,7 +39,7 @@ class Address(NamedTuple):
         url = urlsplit((base_url or os.environ.get("OPENAI_BASE_URL") or "").strip())
         query = dict(parse_qsl(url.query))
         host = url.hostname or ""
-        azure = _API_VERSION in query or host.endswith(".azure.com")
+        azure = _API_VERSION in query or host.endswith(AZURE)
         plain = urlunsplit(url._replace(query="", fragment="")) or None
         return cls(plain, query, {"api-key": key} if azure else {}, is_near(host))
 

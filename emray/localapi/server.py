@@ -8,7 +8,7 @@ import asyncio
 import json
 import statistics
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from email.utils import formatdate
@@ -30,6 +30,7 @@ from emray.localapi.completions import (
 )
 from emray.localapi.config import ServerConfig, load_responder
 from emray.localapi.limits import Account, Admission, make_limit
+from emray.localapi.manners import MANNERS, Heard, Said, azure, router
 from emray.localapi.reset import reset_connection
 from emray.localapi.stats import Stats
 from emray.localapi.uploads import FileShelf
@@ -56,10 +57,14 @@ class LocalApi:
         )
         self.accounts: dict[tuple[str, str], Account] = defaultdict(self._new_account)
         self.faults = Chances(asdict(config.faults))
+        self.served_in_manners: Counter[str] = Counter()
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
         app.router.add_post("/v1/chat/completions", self.chat_completions)
+        app.router.add_post("/{manner}/v1/chat/completions", self.in_a_manner)
+        app.router.add_post("/openai/deployments/{deployment}/chat/completions", self.in_a_manner)
+        app.router.add_post("/api/v1/chat/completions", self.in_a_manner)
         app.router.add_get("/v1/models", self.models)
         if self.config.batch.max_requests:
             self._add_batch_routes(app)
@@ -114,6 +119,40 @@ class LocalApi:
             return response
         finally:
             self.stats.left(outcome)
+
+    async def in_a_manner(self, request: web.Request) -> web.StreamResponse:
+        """One completion as another provider would answer it (manners.py), without limits or faults."""
+        started_s = self.clock()
+        try:
+            body = {"model": request.match_info.get("deployment"), **parse_json(await request.read())}
+            call = self.understand(body, api_key=self._authorised(request))
+            said = self._said(request, call)
+        except BadRequest as error:
+            self.stats.by_status[str(error.status)] += 1
+            return web.json_response(error.json(), status=error.status)
+        self.stats.left(str(said.status))
+        if said.status == 200:
+            self.served_in_manners[request.path] += 1
+            counts = {"prompt_tokens": call.prompt_tokens, "completion_tokens": call.completion_tokens}
+            latency_s = self.clock() - started_s
+            self.stats.answered(call.digest, api_key=call.api_key, latency_s=latency_s, **counts)
+        text = said.body if isinstance(said.body, str) else json.dumps(said.body)
+        return web.Response(
+            body=text.encode(), status=said.status, headers={"content-type": "application/json", **said.headers}
+        )
+
+    def _said(self, request: web.Request, call: ChatCall) -> Said:
+        """What the manner at this path makes of a call. Raises BadRequest for one that is not known."""
+        before = self.stats.arrived(call.digest, now_s=self.clock(), api_key=call.api_key)
+        heard = Heard(call, before, self.served_in_manners[request.path])
+        name = request.match_info.get("manner")
+        if name in (None, "openai"):
+            if request.path.startswith("/api/"):
+                return router(heard)
+            return azure(heard, headers=request.headers, query=request.query, versioned=name is None)
+        if name not in MANNERS:
+            raise BadRequest(f"no manner {name!r}; there are {', '.join(MANNERS)}", status=404)
+        return MANNERS[name](heard)
 
     async def models(self, request: web.Request) -> web.Response:
         names = self.config.models or ("local",)
