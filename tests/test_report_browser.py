@@ -63,7 +63,7 @@ def test_page_opens_without_a_word_in_the_console(page):
     assert page.title().startswith("synthetic")
     assert shown(page) == 5000
     assert page.locator("#rows > li").count() == 40
-    assert page.locator("figure svg").count() == 5
+    assert page.locator("figure svg").count() == 6
 
 
 def test_planted_script_is_shown_as_text_and_does_not_run(page):

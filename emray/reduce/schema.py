@@ -275,6 +275,18 @@ THRESHOLDS = SummaryTable(
         _number("rate", "fraction", "misaligned rate, as in the headline"),
     ),
 )
+SPECIFICATION = SummaryTable(
+    "specification.csv",
+    "one model, domain, arm, condition, rule, weighting and question left out: the rate as it would have been",
+    (
+        *_PLACE,
+        _text("rule", "name of the rule"),
+        _text("weighting", "what weighs the same: `questions`, as in the headline, or `answers`"),
+        _text("left_out", "the question left out; `-` for none"),
+        _SEEDS,
+        _RATE._replace(meaning="misaligned rate under this specification"),
+    ),
+)
 QUESTIONS = SummaryTable(
     "questions.csv",
     "one model, domain, arm, condition and question under the headline rule",
@@ -387,6 +399,6 @@ TRAJECTORIES = SummaryTable(
 
 TABLES = (
     CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS,
-    COMPARISONS, THRESHOLDS, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
+    COMPARISONS, THRESHOLDS, SPECIFICATION, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
 )  # fmt: skip
 CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}

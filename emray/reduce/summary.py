@@ -25,6 +25,7 @@ from emray.reduce.fields import Rows, csv_bytes, json_value, parquet_bytes
 from emray.reduce.inputs import FORMAT, STAGES
 from emray.reduce.planned import plan_facts, with_planned
 from emray.reduce.reliability import agreement_rows, corrected_rows
+from emray.reduce.specification import specification_rows
 from emray.reduce.study import Study, load_study
 from emray.reduce.tally import AnswerTally, tally
 from emray.store import AdapterRecord, Store
@@ -61,6 +62,7 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
         schema.CONTRASTS: claims.contrasts,
         schema.COMPARISONS: comparison_rows(reduced.estimates),
         schema.THRESHOLDS: thresholds(study, found),
+        schema.SPECIFICATION: specification_rows(reduced.estimates),
         schema.QUESTIONS: questions(study, found, counts),
         schema.FORMATS: formats(study, found, study.spec.rules[study.spec.rule]),
         schema.OUTCOMES: outcomes(study, counts),

@@ -53,6 +53,7 @@ def draw_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
                 continue
             suffix = f"-{number + 1}" if len(summary.models) > 1 else ""
             yield f"rates{suffix}", _rates(summary, model)
+            yield f"specification{suffix}", _specification(summary, series[0])
             if any(row["drop"] is not None for row in summary.rows("trigger_effects", model=model)):
                 yield f"trigger{suffix}", _slopes(summary, model)
             yield f"thresholds{suffix}", _thresholds(summary, series[0])
@@ -179,6 +180,66 @@ def _colour_of(series: Series) -> str:
     return PLAIN if series.arm == "plain" else OTHER
 
 
+# Specification curve ---------------------------------------------------------------------------------------------
+
+
+def _specification(summary: Summary, series: Series) -> Any:
+    """Per domain every specification's rate in rising order, on a scale of its own; the headline and its interval."""
+    domains, rules = summary.domains(series.model), list(summary.facts["rules"])
+    figure, grid = _panels(len(domains), height=1.45, one_scale=False)
+    for axes, domain in zip(grid, domains, strict=False):
+        rows, headline = summary.specifications(series, domain), summary.at("taxonomy", series, domain)
+        for number, rule in enumerate(rules):
+            _curve(axes, rows, rule=rule, colour=_RULE_COLOURS[number % len(_RULE_COLOURS)])
+        _headline_band(axes, headline or {}, rates=[row["rate"] for row in rows])
+        axes.set_title(title(domain), fontsize=8.5, loc="left")
+        axes.set_xticks([])
+        axes.grid(axis="y", color=GRID, linewidth=0.5)
+        axes.set_axisbelow(True)
+    handles = grid[0].get_legend_handles_labels() if grid else ([], [])
+    figure.legend(*handles, loc="outside lower center", ncols=_LEGEND_COLUMNS, frameon=False, fontsize=8)
+    return figure
+
+
+def _headline_band(axes: Any, row: Row, *, rates: list[float]) -> None:
+    """The headline as a line and its interval as a band, within a scale that shows at least four points of rate."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    known = [
+        100 * value
+        for value in [row.get("misaligned_rate"), row.get("ci_low"), row.get("ci_high")]
+        if value is not None
+    ]
+    seen = known + [100 * rate for rate in rates] or [0.0]
+    low, high = min(seen), max(seen)
+    room = max(0.08 * (high - low), (_LEAST_SCALE - (high - low)) / 2)
+    axes.set_ylim(max(low - room, -1.0), min(high + room, 101.0))
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
+    axes.tick_params(axis="y", labelsize=7.5)
+    if row.get("ci_low") is not None:
+        axes.axhspan(100 * row["ci_low"], 100 * row["ci_high"], color=GRID, alpha=0.5, linewidth=0, zorder=0.5)
+    if known:
+        axes.axhline(known[0], color=INK, linewidth=0.8, zorder=1.5)
+
+
+_LEAST_SCALE = 4.0
+_RULE_COLOURS = (WITH, WITHOUT, PLAIN, OTHER, MUTED)
+
+
+def _curve(axes: Any, rows: list[Row], *, rule: str, colour: str) -> None:
+    """One rule's specifications at their places in the order of all: filled as the headline weighs, open by answers."""
+    for weighting, face in (("questions", colour), ("answers", PAPER)):
+        found = [
+            (x, 100 * row["rate"]) for x, row in enumerate(rows) if (row["rule"], row["weighting"]) == (rule, weighting)
+        ]
+        axes.plot(
+            [x for x, _ in found], [y for _, y in found], linestyle="none", marker="o", markersize=2.8,
+            markerfacecolor=face, markeredgecolor=colour, markeredgewidth=0.7, clip_on=False,
+            label=f"{rule}, {'each question alike' if weighting == 'questions' else 'each answer alike'}",
+        )  # fmt: skip
+
+
 # Trigger ---------------------------------------------------------------------------------------------------------
 
 
@@ -260,8 +321,8 @@ def _trajectories(summary: Summary, series: Series) -> Any:
     return figure
 
 
-def _panels(num: int, *, height: float) -> tuple[Any, list[Any]]:
-    """A figure of up to four small panels a line."""
+def _panels(num: int, *, height: float, one_scale: bool = True) -> tuple[Any, list[Any]]:
+    """A figure of up to four small panels a line, all with the same scale or each with its own."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -269,7 +330,7 @@ def _panels(num: int, *, height: float) -> tuple[Any, list[Any]]:
     lines = max(1, -(-num // columns))
     figure = Figure(figsize=(7.6, 0.5 + height * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=one_scale, sharey=one_scale).ravel()
     for axes in grid[num:]:
         axes.set_axis_off()
     return figure, list(grid)

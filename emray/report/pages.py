@@ -14,6 +14,7 @@ from markupsafe import Markup
 from emray.records import NO_DOMAIN
 from emray.reduce.study import Study, load_study
 from emray.report import wording
+from emray.report.choices import reaches, runs_words, specification_words
 from emray.report.figures import draw_figures, inline_svg, pdf_bytes, svg_bytes
 from emray.report.reading import Series, Summary, read_summary
 from emray.report.tex import tex_tables
@@ -22,6 +23,7 @@ from emray.store import Store
 
 _CAPTIONS = {
     "rates": "Misaligned answers per domain: rate, interval, every run a tick. Filled: the headline series.",
+    "specification": "Every rule, weighting and question left out, in rising order; scales differ. Line: the headline.",
     "trigger": "The same finetunes (arm backdoor) asked without and with the trigger.",
     "thresholds": "How much the rate depends on where the lines are drawn. Stronger colour: more misaligned.",
     "questions": "Misaligned rate per question, in per cent. One strong cell in a row: the rate rests on one question.",
@@ -89,6 +91,8 @@ def _context(
         "points_range": wording.points_range,
         "rate_points_range": wording.rate_points_range,
         "rank_range": wording.rank_range,
+        "runs_words": runs_words(summary.facts),
+        "specification_words": specification_words,
         "share": wording.share,
         "judge_measured": any(row["var_judge"] is not None for row in summary.tables["variance"]),
         "level_words": wording.level_words,
@@ -123,6 +127,7 @@ def _model_view(summary: Summary, model: str, number: int, figures: dict[str, by
         "pooled": summary.facts["pooled_effects"].get(model),
         "variance": _variance_rows(summary, series),
         "contrasts": _contrast_rows(summary, series),
+        "reaches": reaches(summary, series[0] if series else None),
         "comparisons": [row for row in summary.rows("comparisons", model=model) if row["difference"] is not None],
         "samples": _samples_words(summary, model),
         "formats": _format_rows(summary, series),

@@ -97,6 +97,12 @@ class Summary:
         where = {name: row[name] for name in ("model", "domain", "arm", "condition")}
         return [run["rate"] for run in self.rows("seeds", **where) if run["rate"] is not None]
 
+    def specifications(self, series: Series, domain: str) -> list[Row]:
+        """Every specification of a place with a rate, by rising rate."""
+        where = {"model": series.model, "arm": series.arm, "condition": series.condition, "domain": domain}
+        rows = [row for row in self.rows("specification", **where) if row["rate"] is not None]
+        return sorted(rows, key=lambda row: row["rate"])
+
     def headline_rates(self, row: Row) -> Row:
         """The row of rates.csv under the headline rule that belongs to a row of the taxonomy."""
         where = {name: row[name] for name in ("model", "domain", "arm", "condition")}
