@@ -53,7 +53,8 @@ def draw_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
                 continue
             suffix = f"-{number + 1}" if len(summary.models) > 1 else ""
             yield f"rates{suffix}", _rates(summary, model)
-            yield f"specification{suffix}", _specification(summary, series[0])
+            if any(summary.specifications(series[0], domain) for domain in summary.domains(model)):
+                yield f"specification{suffix}", _specification(summary, series[0])
             if any(row["drop"] is not None for row in summary.rows("trigger_effects", model=model)):
                 yield f"trigger{suffix}", _slopes(summary, model)
             yield f"thresholds{suffix}", _thresholds(summary, series[0])
