@@ -64,10 +64,10 @@ def _standardised(cells: RateCells) -> _Leaving:
     table, asked = filled(means), np.isfinite(means).any(axis=0)
     table = table[np.isfinite(table).all(axis=1)]
     if not table.size:
-        return _Leaving(np.nan, np.full(len(asked), np.nan))
+        return _Leaving(np.nan, np.full(cells.events.shape[1], np.nan))
     per_question = table.mean(axis=0)
     num, whole = len(per_question), float(per_question.mean())
-    without = np.full(len(asked), whole)  # a question without any answer changes nothing
+    without = np.full(cells.events.shape[1], whole)  # a question without any answer changes nothing
     without[asked] = (per_question.sum() - per_question) / (num - 1) if num > 1 else np.nan
     return _Leaving(whole, without)
 
