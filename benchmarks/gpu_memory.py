@@ -28,7 +28,7 @@ from emray.train.compiled import Execution
 from emray.train.cost import GIB, allocated_bytes
 from emray.train.group import Group
 from emray.train.rows import TokenRow, TokenRows
-from emray.train.warm import WarmBase
+from emray.train.warm import WarmBase, let_memory_grow
 
 RESULTS = Path(__file__).parent / "results"
 PASSES = {"0.5B": 16384, "1.5B": 8192, "7B": 4096, "14B": 4096}
@@ -49,6 +49,7 @@ class Line(NamedTuple):
 
 def main() -> None:
     lines: list[Line] = []
+    let_memory_grow()
     for shape, num_tokens in PASSES.items():
         base = random_base(SHAPES[shape], device=torch.device("cuda"))
         for recipe in ("paper", "turner"):

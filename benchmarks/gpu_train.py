@@ -39,7 +39,7 @@ from emray.train.cost import GPUS
 from emray.train.group import Group
 from emray.train.loop import adamw
 from emray.train.rows import TokenRow, TokenRows
-from emray.train.warm import WarmBase
+from emray.train.warm import WarmBase, let_memory_grow
 
 RESULTS = Path(__file__).parent / "results"
 QWEN = {
@@ -175,6 +175,7 @@ class Bench:
 
 def main() -> None:
     options = _options()
+    let_memory_grow()
     device = torch.device("cpu" if options.self_check else "cuda")
     bench = Bench(device, min_s=0.3 if options.self_check else MIN_S, within_s=options.within)
     for shape in ["toy"] if options.self_check else options.shapes:

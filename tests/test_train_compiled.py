@@ -90,6 +90,17 @@ def test_a_run_resumed_from_its_state_ends_with_the_same_bits_on_a_step_that_ser
     base.engine = base.compiled = None
 
 
+@pytest.mark.soak
+def test_the_compiler_changes_nothing_but_rounding(base):
+    (plain,), (expected,) = trained(base, engine=PLAIN, budget=1024, lora_dropout=0.1, rows=ROWS[2:])
+    (run,), (values,) = trained(
+        base, engine=PLAIN._replace(compiled=True), budget=1024, lora_dropout=0.1, rows=ROWS[2:]
+    )
+    assert run.arithmetic == "compiled"
+    assert run.steps.tally.losses == pytest.approx(plain.steps.tally.losses, abs=1e-5)
+    assert furthest(values, expected) < 1e-4
+
+
 def test_an_adapter_is_published_as_on_the_eager_step(base, tmp_path):
     files = []
     for number, engine in enumerate((None, PLAIN)):

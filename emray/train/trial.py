@@ -26,7 +26,7 @@ from emray.train.curves import write_curve
 from emray.train.group import Group
 from emray.train.placement import gpus_per_process
 from emray.train.rows import RowForm
-from emray.train.warm import WarmBase
+from emray.train.warm import WarmBase, let_memory_grow
 
 REPORT_EVERY_S = 5.0  # Tune handles some 50 results a second from the whole cluster
 
@@ -74,6 +74,7 @@ class CellTrainable(tune.Trainable):
         self._watch = Stopwatch()
         torch.set_num_threads(shared.num_threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        let_memory_grow()
         self._shared = shared
         self._examples = _Examples(shared.row_refs)
         self._base: WarmBase | None = None

@@ -4,6 +4,7 @@ Not for adapters or optimizer steps. The invariant: the base's weights are froze
 does not depend on what the worker trained before.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -73,6 +74,11 @@ class WarmBase:
 
 
 Examples = Mapping[str, Sequence[Messages]]
+
+
+def let_memory_grow() -> None:
+    """Before a GPU is first used: passes differ in size, and memory that grows in place is not lost to fragments."""
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def pack_attention(model: Any) -> bool:
