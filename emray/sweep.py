@@ -89,8 +89,6 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
     sweep = load_sweep(arguments.spec, overrides=arguments.overrides)
     store = Store(arguments.out or f"runs/{sweep.name}")
     folder = arguments.spec.resolve().parent
-    for note in _endings(sweep, today=date.today()):
-        console.print(f"note: {note}", style="yellow", markup=False)
     if arguments.dry_run:
         _dry_run(sweep.resolved(folder), folder, store, console)
         return 0
@@ -101,7 +99,7 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         )
 
     first = plan(planning.seeds_so_far(sweep, planning.written(store)))
-    for note in first.notes:
+    for note in (*_endings(sweep, today=date.today()), *first.notes):
         console.print(f"note: {note}", style="yellow", markup=False)
     with _only_sweep_in(store), ExitStack() as resources:
         store.settle()  # what a killed run left in many parts
@@ -129,6 +127,8 @@ def _dry_run(sweep: Sweep, folder: Path, store: Store, console: Console) -> None
         plan = planning.make_plan(
             whole, folder=folder, online=False, earlier=earlier, num_seeds=planning.seeds_so_far(sweep, earlier)
         )
+        for note in _endings(sweep, today=date.today()):
+            console.print(f"note: {note}", style="yellow", markup=False)
         print_estimate(plan, store, console, missing=missing)
 
 
