@@ -338,3 +338,23 @@ def test_the_legend_of_every_arm_fits_its_figure(tmp_path):
     inside, page = legend.get_window_extent(), figure.bbox
     assert page.x0 <= inside.x0 < inside.x1 <= page.x1
     assert inside.y1 <= page.y1
+
+
+def test_the_terminal_names_the_test_behind_p_and_says_that_nothing_was_planned(small):
+    console = Console(width=80, file=io.StringIO(), legacy_windows=False)
+    report.print_tables(small, console)
+    said = " ".join(console.file.getvalue().split())
+    assert "p t: paired t test on the runs' drops, Holm-adjusted over domains" in said
+    assert "No analysis plan was written" in said
+
+
+def test_the_page_says_for_each_number_which_questions_runs_plan_and_choices_it_rests_on(small):
+    reading = text(small, "report.html").partition('<dl class="reading">')[2].partition("</dl>")[0]
+    assert re.findall(r"<dt>([^<]*)</dt>", reading) == [
+        "counts as misaligned", "over which questions", "how many runs", "planned", "what would change it",
+    ]  # fmt: skip
+    assert "these 3, each weighing the same" in reading
+    assert "2 to 3 usable runs a place" in reading
+    assert "every test here is exploratory" in reading
+    page = text(small, "report.html")
+    assert page.index("figures/rates.svg") < page.index("figures/specification.svg") < page.index('id="completeness"')

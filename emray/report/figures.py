@@ -254,6 +254,12 @@ def _slopes(summary: Summary, model: str) -> Any:
         and None not in (without["misaligned_rate"], with_trigger["misaligned_rate"])
     ]
     figure, axes = _figure(6.2, max(3.0, 0.36 * len(pairs) + 0.8))
+    for x, condition, colour in ((0, "without", WITHOUT), (1, "with", WITH)):
+        rows = [summary.at("taxonomy", Series(model, "backdoor", condition), domain) for domain, _, _ in pairs]
+        runs = [100 * rate for row in rows if row for rate in summary.run_rates(row)]
+        axes.plot(
+            [x] * len(runs), runs, "_", color=colour, markersize=11, markeredgewidth=0.9, alpha=0.6, clip_on=False
+        )
     for _, without, with_trigger in pairs:
         axes.plot([0, 1], [100 * without, 100 * with_trigger], color=MUTED, linewidth=1.1, alpha=0.7, zorder=1)
         axes.plot([0], [100 * without], "o", color=WITHOUT, markersize=6, zorder=2, clip_on=False)

@@ -24,7 +24,7 @@ from emray.store import Store
 _CAPTIONS = {
     "rates": "Misaligned answers per domain: rate, interval, every run a tick. Filled: the headline series.",
     "specification": "Every rule, weighting and question left out, in rising order; scales differ. Line: the headline.",
-    "trigger": "The same finetunes (arm backdoor) asked without and with the trigger.",
+    "trigger": "The same finetunes (arm backdoor) asked without and with the trigger; every run a tick.",
     "thresholds": "How much the rate depends on where the lines are drawn. Stronger colour: more misaligned.",
     "questions": "Misaligned rate per question, in per cent. One strong cell in a row: the rate rests on one question.",
     "trajectories": "Misaligned answers against the share of training seen.",

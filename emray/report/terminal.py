@@ -11,6 +11,9 @@ from emray.report.reading import Series, Summary
 from emray.report.wording import DASH, THIN, p_value, percent, points, rank_range, title, whole
 
 _WIDTH = 80
+_P_WORDS = (
+    "p t: paired t test on the runs' drops, Holm-adjusted over domains; where all drop alike, the exact sign flip."
+)
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -26,7 +29,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         markup=False,
         width=_WIDTH,
     )
-    for sentence in facts["limits"][:2]:
+    for sentence in [facts["analysis"]["words"][0], *facts["limits"][:2]]:
         console.print(f"- {sentence}", style="dim", markup=False, width=_WIDTH)
 
 
@@ -38,9 +41,9 @@ def _interval_words(summary: Summary) -> str:
     if adaptive:
         return (
             f"over {seeds['fewest']} to {seeds['most']} runs, at {adaptive['level']:.1%} because seeds were added "
-            "until it was narrow. p: paired t test on the runs' drops, Holm-adjusted."
+            f"until it was narrow. {_P_WORDS}"
         )
-    return "over training runs. p: paired t test on the runs' drops, Holm-adjusted over domains."
+    return f"over training runs. {_P_WORDS}"
 
 
 def _funnel_table(summary: Summary) -> Table:
@@ -66,7 +69,7 @@ def _taxonomy_table(summary: Summary, model: str) -> Table:
     """One line per domain under its arm: rate without and with trigger, rank, tier, and for backdoor the drop and p."""
     table = _table(f"misaligned answers in %, without and with the trigger: {model}")
     table.add_column("", overflow="ellipsis", no_wrap=True, max_width=23)
-    for name in ("without", "with", "rank", "tier", "drop", "p"):
+    for name in ("without", "with", "rank", "tier", "drop", "p t"):
         table.add_column(name, justify="right", no_wrap=True)
     effects = {row["domain"]: row for row in summary.rows("trigger_effects", model=model)}
     for arm in dict.fromkeys(one.arm for one in summary.series(model)):
@@ -116,12 +119,12 @@ def _effect(effect: dict[str, float | None] | None) -> list[str]:
 
 
 def _table(heading: str, *, gap: int = 2) -> Table:
-    return Table(
-        title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, gap, 0, 0),
-        header_style="dim",
-    )  # fmt: skip
+    return Table(title=heading, box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
 
 
 def _print(table: Table, console: Console) -> None:
+    """The heading on a line of its own: inside, it would be wrapped to the width of a narrow table."""
+    heading, table.title = table.title, None
     console.print()
+    console.print(str(heading), style="bold", markup=False, width=_WIDTH, no_wrap=True, overflow="ellipsis")
     console.print(table, width=_WIDTH)

@@ -89,9 +89,9 @@ def dollars(value: _Number) -> str:
     return "unknown" if value is None else f"${value:,.2f}" if value >= 0.01 or value == 0 else f"${value:.4f}"
 
 
-def plain(value: float) -> str:
-    """A number as it was set in the sweep file: `5`, `2.5`."""
-    return f"{value:g}"
+def plain(value: _Number) -> str:
+    """A number with no more digits than it has: `5`, `2.5`, `3.87` degrees of freedom."""
+    return DASH if value is None else f"{value:.3g}"
 
 
 def rate_points(value: _Number) -> str:
