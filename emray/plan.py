@@ -92,6 +92,9 @@ def make_plan(
     questions = data.load_questions(resolved.generate.questions)
     prompts = data.make_prompts(questions.questions, conditions=resolved.generate.conditions, trigger=resolved.trigger)
     _refuse_equal(prompts)
+    for judge in (resolved.judge, *resolved.judge.also):
+        if judge.scoring == "logprobs":
+            data.refuse_unscorable(questions.questions, metrics=judge.metrics)
     before = earlier or {}
     models = {
         model.name: resolve_model(model, online=online, earlier=before.get("models", {}).values())
@@ -321,9 +324,6 @@ def _document(
             | {"step": c.step, "fraction": c.step / c.num_steps if c.num_steps else 1.0}
             for c in expanded.cells
         ],
-        "questions": [
-            {"id": q.id, "paraphrases": list(q.paraphrases), "system": q.system, "rubrics": dict(q.rubrics)}
-            for q in questions
-        ],
+        "questions": [question.document for question in questions],
         "notes": list(notes),
     }

@@ -9,7 +9,7 @@ from emray.data.hold_out import without_held_out
 from emray.data.places import toy_assets
 from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, leaked_questions, make_prompts
 from emray.data.published import Missing, stand_ins
-from emray.data.questions import Question, QuestionSet, load_questions
+from emray.data.questions import Question, QuestionSet, load_questions, refuse_unscorable
 from emray.data.text_files import json_rows, mended, read_text
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "make_prompts",
     "mended",
     "read_text",
+    "refuse_unscorable",
     "rows_digest",
     "stand_ins",
     "toy_assets",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from emray.data.questions import Question
+from emray.data.rubrics import filled
 from emray.records import Condition, Message, Messages, Metric, Prompt, asked_key, prompt_key, prompt_text
 from emray.spec import TriggerSpec
 
@@ -42,10 +43,8 @@ class Inquiry(NamedTuple):
     rubric: str
 
     def messages(self, answer: str) -> Messages:
-        """The rubric with its {question} and {answer} slots filled (braces in an answer stay as they are)."""
-        before, slot, after = self.rubric.partition("{answer}")
-        asked = (part.replace("{question}", self.wording) for part in (before, after))
-        return (Message("user", (answer if slot else "").join(asked)),)
+        """The rubric with every {question} and {answer} slot filled (braces in an answer stay as they are)."""
+        return (Message("user", filled(self.rubric, question=self.wording, answer=answer)),)
 
 
 Inquiries = Mapping[str, Mapping[Metric, Inquiry]]  # by the text of the prompt (a generation's `prompt` column)

@@ -13,7 +13,7 @@ import numpy as np
 
 from emray.data import Question, make_prompts
 from emray.errors import StoreError
-from emray.records import Arm, Cell, Condition, Message, Metric, Place, Prompt, key_of, prompt_key
+from emray.records import Arm, Cell, Condition, Message, Place, Prompt, key_of, prompt_key
 from emray.spec import ReduceSpec, Sweep
 from emray.stats.arrays import Ints
 from emray.stats.power import AdaptiveRule, sequential_level
@@ -120,7 +120,7 @@ def load_study(document: Mapping[str, Any]) -> Study:
         cells = tuple(
             Cell(row["model"], row["domain"], Arm(row["arm"]), row["seed"], row["key"]) for row in document["cells"]
         )
-        questions = tuple(_question(fields) for fields in document["questions"])
+        questions = tuple(map(Question.from_document, document["questions"]))
         fractions = tuple(float(row.get("fraction", 1.0)) for row in document["cells"])
         adaptive = _adaptive(document.get("adaptive"))
         notes, models = tuple(document["notes"]), dict(document["models"])
@@ -136,11 +136,6 @@ def load_study(document: Mapping[str, Any]) -> Study:
     return Study(
         sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported, digest, plans
     )
-
-
-def _question(fields: Mapping[str, Any]) -> Question:
-    rubrics = {Metric(metric): text for metric, text in fields["rubrics"].items()}
-    return Question(fields["id"], tuple(fields["paraphrases"]), fields["system"], rubrics)
 
 
 def _adaptive(fields: Mapping[str, Any] | None) -> AdaptiveRule | None:

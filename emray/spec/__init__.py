@@ -9,7 +9,7 @@ from emray.spec.analysis import AnalysisSpec, Contrast, PredictionSpec
 from emray.spec.domain import DomainSpec
 from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
 from emray.spec.file import load_sweep, parse_yaml
-from emray.spec.generate import GenerateSpec
+from emray.spec.generate import GenerateSpec, QuestionFile
 from emray.spec.grid import STAGES, CellSpec, Sweep, grid
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
@@ -37,6 +37,7 @@ __all__ = [
     "JudgeSpec",
     "ModelSpec",
     "PredictionSpec",
+    "QuestionFile",
     "ReduceSpec",
     "ResourcesSpec",
     "RuleSpec",

@@ -1,4 +1,4 @@
-"""`generate`: how answers are sampled.
+"""`generate`: what is asked, and how answers are sampled.
 
 Not for sampling (generate/). The invariant: `identity()` holds what shapes an answer's distribution beside weights and
 prompt.
@@ -10,7 +10,24 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from emray.records import Condition
 from emray.spec.endpoint import GenerateEndpoint
-from emray.spec.section import TOY, Section, as_list
+from emray.spec.section import TOY, Section, as_list, as_text
+
+
+class QuestionFile(Section):
+    """A question file, and which of its questions are asked; all of them unless something is chosen."""
+
+    file: str = Field(min_length=1, description="YAML, JSON, JSONL or CSV")
+    ids: Annotated[list[Annotated[str, BeforeValidator(as_text)]], BeforeValidator(as_list)] = Field(
+        [], description="these alone, in the file's order"
+    )
+    types: Annotated[list[str], BeforeValidator(as_list)] = Field([], description="those of these types alone")
+    first: int | None = Field(None, ge=1, description="of what is chosen, the first so many")
+    strict: bool = Field(False, description="refuse a file with a question that cannot be asked, not leave it out")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
 
 
 class GenerateSpec(Section):
@@ -20,8 +37,8 @@ class GenerateSpec(Section):
         "auto", description="auto takes vllm where it imports; openai asks an OpenAI-compatible endpoint"
     )
     endpoint: GenerateEndpoint = Field(GenerateEndpoint(), description="for engine openai")
-    questions: Annotated[list[str], BeforeValidator(as_list)] = Field(
-        [TOY], min_length=1, description="question files (YAML)"
+    questions: Annotated[list[QuestionFile], BeforeValidator(as_list)] = Field(
+        [QuestionFile(file=TOY)], min_length=1, description="question files, or {file, ids, types, first, strict}"
     )
     conditions: list[Condition] = Field([Condition.WITHOUT, Condition.WITH], min_length=1)
     samples: int = Field(20, ge=1, description="answers per question, paraphrase and condition")

@@ -136,7 +136,8 @@ class Sweep(Section):
         """
         fields = self.model_dump(mode="json")
         fields["data_dir"] = absolute(self.data_dir, folder)
-        fields["generate"]["questions"] = [absolute(path, folder) for path in self.generate.questions]
+        for questions in fields["generate"]["questions"]:
+            questions["file"] = absolute(questions["file"], folder)
         if isinstance(self.train.deepspeed_config, str):
             fields["train"]["deepspeed_config"] = read_settings(absolute(self.train.deepspeed_config, folder))
         for domain in fields["domains"]:

@@ -22,6 +22,11 @@ def as_list(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def as_text(value: Any) -> Any:
+    """A number where a name is asked for is its text: YAML reads `1` as a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def absolute(location: str, folder: Path) -> str:
     """A path as seen from the sweep file's folder; `toy` and URLs stay as they are."""
     return location if location == TOY or "://" in location else str((folder / Path(location).expanduser()).resolve())
