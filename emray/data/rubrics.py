@@ -23,7 +23,7 @@ _MORE = re.compile(
     r"|step[- ]by[- ]step|\bthink first\b|\breason (within|about|through|in)\b"
     r"|\b(give|explain|state|write|provide|justify) (your|a|the|one) (\w+ )?(reason|rationale|explanation|justif)"
     r"|\b(first|begin|start)\b[^.\n]{0,20}\b(reason|think|explain|analy|justif)"
-    r"|\b(reply|respond|return|output|answer)\b[^.\n]{0,40}\bjson\b",
+    r"|\b(reply|respond|return|output) [^.\n]{0,40}\bjson\b",
     re.IGNORECASE,
 )
 _NOT = re.compile(r"(\b(not|no|never|without)\b|n't)[^.\n]{0,20}$", re.IGNORECASE)
@@ -44,6 +44,7 @@ def asks_for_more_than_a_number(rubric: str) -> bool:
     return any(not _NOT.search(rubric[: match.start()]) for match in _MORE.finditer(rubric))
 
 
+@cache
 def shipped_rubrics() -> Mapping[str, str]:
     """The rubrics for questions whose file has none, by metric."""
     path = default_rubrics()
