@@ -7,6 +7,7 @@ and a finished sweep run again starts neither Ray nor a server.
 """
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from emray import data
 from emray import plan as planning
 from emray.ending import Stopped, stoppable, tell_how_to_go_on
 from emray.endpoint.prices import ending
-from emray.errors import EmrayError, SpecError
+from emray.errors import EmrayError, SpecError, StageError
 from emray.plan import Plan
 from emray.progress import progress_lines
 from emray.records import Arm, Place
@@ -30,6 +31,11 @@ from emray.store import Lease, Store
 
 _DEFAULT_SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "toy.yaml"
 REDUCE, REPORT = STAGES[-2:]
+_FULL, _NOT_OURS = StageError.exit_code, SpecError.exit_code
+_MACHINE = {  # what a disk may say, and the exit code that it means
+    errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _NOT_OURS, errno.EACCES: _NOT_OURS, errno.EPERM: _NOT_OURS,
+    errno.ENOTDIR: _NOT_OURS,
+}  # fmt: skip
 
 _EPILOG = """
 examples:
@@ -61,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EmrayError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"emray: {error}", markup=False)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        line = (
+            f"emray: {error.filename or 'the disk'}: {error.strerror}; make room or give another --out, and run again"
+        )
+        Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+        return _MACHINE[error.errno]
     except Stopped as stop:
         tell_how_to_go_on()
         return stop.exit_code

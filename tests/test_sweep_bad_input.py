@@ -132,3 +132,24 @@ def test_a_domain_that_nobody_published_is_a_mistake_in_a_dry_run_too(tmp_path: 
     assert "unknown domain 'evil_moths'" in refused(
         tmp_path, papers_sweep(tmp_path), "--dry-run", "--set", "domains=[evil_moths]"
     )
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_ray_is_one_line(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    spec = write_sweep(tmp_path, arms=["base"])
+    result = run(spec, "--out", tmp_path / "out", timeout_s=60, TMPDIR=str(long), RAY_TMPDIR=str(long))
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert f"Ray cannot keep its files in {long} (its path is too long for a socket)" in line
+    assert not (tmp_path / "out" / "lease.json").exists()
+
+
+@pytest.mark.parametrize("below", ["run", "deep/run"])
+def test_an_output_folder_below_a_file_is_one_line(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("x")
+    result = run(write_sweep(tmp_path), "--out", tmp_path / "file" / below, timeout_s=60)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert "Not a directory" in line
+    assert (tmp_path / "file").read_text() == "x"
