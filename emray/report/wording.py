@@ -96,7 +96,7 @@ def plain(value: _Number) -> str:
 
 def rate_points(value: _Number) -> str:
     """A fraction as points of a rate: `4.2`."""
-    return DASH if value is None else f"{100 * value:.1f}"
+    return DASH if value is None else f"{100 * value:.1f}".replace("-", "−")
 
 
 def share(part: _Number, parts: list[_Number]) -> str:
