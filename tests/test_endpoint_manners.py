@@ -1,6 +1,7 @@
 """Every provider's manners, over real HTTP: whose fault a refusal is, what a reply holds, what waiting means."""
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,12 +13,13 @@ import pytest
 from emray import judge
 from emray.context import Context
 from emray.endpoint.client import Address, api_key
-from emray.errors import StageError, UserError
+from emray.endpoint.waits import telling
+from emray.errors import SpecError, StageError, UserError
 from emray.judge.tasks import JudgeTask, canonical_request
 from emray.localapi import LocalServer, serving
 from emray.localapi.manners import CREDITS, FLAGGED
 from emray.records import Message, Metric, verdict_key
-from emray.spec import JudgeSpec, ResourcesSpec
+from emray.spec import JudgeSpec, ResourcesSpec, judge_of
 from emray.store import Kind, Store
 
 RESPONDER = "tests.test_endpoint_manners:always_80"
@@ -234,3 +236,31 @@ def test_settings_are_part_of_the_key_only_where_they_are_set() -> None:
     assert JudgeSpec(model="openai/gpt-6-luna").identity() == {
         "model": "openai/gpt-6-luna", "temperature": 0.0, "max_completion_tokens": 400, "reasoning_effort": "none",
     }  # fmt: skip
+
+
+def test_a_silence_is_told_with_the_endpoints_complaint() -> None:
+    notes: list[str] = []
+    spoken = threading.Event()
+
+    def advance(done: int, note: str = "") -> None:
+        notes.append(note)
+        spoken.set()
+
+    def slow() -> Iterator[int]:
+        yield 1
+        assert spoken.wait(10)
+        yield 2
+
+    told = telling(slow(), advance=advance, complaint=lambda: "wait 5 min, rate_limited: 429 slow down", silent_s=0.05)
+    assert list(told) == [1, 2]
+    assert notes[0].endswith("wait 5 min, rate_limited: 429 slow down")
+    notes.clear()
+    assert list(telling(iter([1, 2]), advance=advance, complaint=lambda: "?")) == [1, 2]
+    assert notes == []
+
+
+def test_the_judge_command_takes_any_field_of_a_judge() -> None:
+    spec = judge_of({"model": "m"}, overrides=["max_tokens_field=max_completion_tokens", "omit=[temperature]"])
+    assert spec.identity() == {"model": "m", "max_completion_tokens": 400}
+    with pytest.raises(SpecError, match=r"judge: .*omitt"):
+        judge_of({"model": "m"}, overrides=["omitt=[temperature]"])

@@ -56,6 +56,7 @@ class Asker:
         self._heard_s = -math.inf  # when the endpoint last answered anything
         self._under_way = 0
         self._record = _Record()
+        self.complaint = ""  # the endpoint's last, while nothing was served since
 
     async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer.
@@ -69,10 +70,12 @@ class Asker:
                 result = await self._attempt(request, case.attempts, retried=case.retried)
                 if isinstance(result, Reply):
                     self._record.served()
+                    self.complaint = ""
                     return Answer((result,), calls=1, paid=(result,))
                 if result is None:
                     return Answer(skipped=True)
                 case.count(result)
+                self.complaint = _told(result)
                 if await self._is_final(case, result):
                     return self._ended(case, result)
                 await asyncio.sleep(self._wait_s(result, case.attempts))
@@ -354,6 +357,11 @@ class TokenEstimates:
             old[0] + weight * (seen[0] - old[0]), old[1] + weight * (seen[1] - old[1]),
         )  # fmt: skip
         return float(reply.prompt_tokens + reply.completion_tokens)
+
+
+def _told(failure: CallFailed) -> str:
+    wait = f"wait {span(failure.retry_after_s)}, " if failure.retry_after_s else ""
+    return f"{wait}{failure.kind}: {failure.reason}"
 
 
 def _settlement(failure: CallFailed, permit: Permit) -> Settlement:

@@ -24,6 +24,10 @@ class Asking(Protocol):
         """The answers in the order of the requests; blocks. Raises EndpointUnreachable or StageError."""
         ...
 
+    def complaint(self) -> str | None:
+        """Why nothing comes back: the endpoint's last words, empty without any; None for one that tells itself."""
+        ...
+
     def close(self) -> None: ...
 
 

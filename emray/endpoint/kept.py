@@ -199,6 +199,9 @@ class Replay:
     def __init__(self, store: Store, *, follow_up: FollowUp | None = None) -> None:
         self._kept, self._follow_up = KeptReplies(store), follow_up
 
+    def complaint(self) -> None:
+        """See Asking.complaint."""
+
     def answers(self, requests: Sequence[Request]) -> list[Answer]:
         """See Asking.answers. Raises StageError for what the journal lacks."""
         found = self._kept.journaled(requests, follow_up=self._follow_up).answers

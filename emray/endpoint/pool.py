@@ -24,6 +24,7 @@ from emray.store import Store
 
 LARGEST_CPU_SHARE = 0.5  # of a core per worker: it mostly waits
 POOL_CPU_SHARE = 0.5  # of the cluster, at most, for all workers
+COMPLAINT_TIMEOUT_S = 5.0
 RESTARTS = 100  # of one worker
 
 
@@ -65,6 +66,9 @@ class KeyOwner:
     def answers(self, requests: list[Request]) -> list[Answer]:
         return self._worker.answers(requests)
 
+    def complaint(self) -> str:
+        return self._worker.complaint()
+
 
 class Owners:
     """Workers at the ready, for whoever in the cluster holds this. Within an initialised Ray."""
@@ -103,6 +107,14 @@ class Owners:
         except ray.exceptions.RayActorError as error:
             raise StageError(f"a worker that asks the endpoint died too often: {str(error).splitlines()[0]}") from None
         return [answers[position] for position in range(len(requests))]
+
+    def complaint(self) -> str:
+        """What one of the workers hears of the endpoint; empty when there is nothing, or nobody answers."""
+        try:
+            heard = ray.get([actor.complaint.remote() for actor in self._actors], timeout=COMPLAINT_TIMEOUT_S)
+        except (ray.exceptions.RayError, TimeoutError):  # a worker that starts anew: the next look will tell
+            return ""
+        return next(filter(None, heard), "")
 
     def close(self) -> None:
         for actor in self._actors:

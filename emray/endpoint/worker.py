@@ -71,6 +71,10 @@ class Worker:
             self._look()
         return answers
 
+    def complaint(self) -> str:
+        """Why nothing comes back, as far as the endpoint has said; empty when something does."""
+        return self._asker.complaint
+
     def close(self) -> None:
         """Flush the journal, leave the limiter, stop the loop."""
         self._on_loop(self._shut())

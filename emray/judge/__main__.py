@@ -25,7 +25,7 @@ from emray.errors import DataError, EmrayError
 from emray.judge.tasks import JudgeTask, canonical_request, judged, pair
 from emray.progress import progress_line
 from emray.records import Message, Messages, prompt_key, verdict_key
-from emray.spec import BatchSpec, JudgeSpec, ResourcesSpec
+from emray.spec import BatchSpec, JudgeSpec, ResourcesSpec, judge_of
 from emray.store import Kind, Store
 
 LABEL = "prompt"  # stands where a sweep has the metric
@@ -66,18 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Ask what has no reply yet, write replies.jsonl, and return the counts."""
     prompts = list(read_prompts(arguments.prompts))
-    spec = JudgeSpec(
-        model=arguments.model,
-        base_url=arguments.base_url,
-        api_key_env=arguments.api_key_env,
-        temperature=arguments.temperature,
-        max_tokens=arguments.max_tokens,
-        rpm=arguments.rpm,
-        tpm=arguments.tpm,
-        max_in_flight=arguments.max_in_flight,
-        mode=arguments.mode,
-        batch=BatchSpec(poll_s=arguments.poll_s),
-    )
+    spec = _spec(arguments)
     store = Store(arguments.out)
     tasks = _tasks(prompts, spec)
     done = judged(store, retry_failed=arguments.retry_failed)
@@ -91,6 +80,13 @@ def _run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     asked = len({task.key for task in missing})
     rate = round(asked / wall_s, 1) if missing else None
     return {"prompts": len(prompts), "asked": asked, "wall_s": round(wall_s, 3), "requests_per_s": rate, **outcomes}
+
+
+def _spec(arguments: argparse.Namespace) -> JudgeSpec:
+    """The endpoint and how it is asked. Raises SpecError for what --set gets wrong."""
+    names = ("model", "base_url", "api_key_env", "temperature", "max_tokens", "rpm", "tpm", "max_in_flight", "mode")
+    fields = {name: getattr(arguments, name) for name in names}
+    return judge_of(fields | {"batch": {"poll_s": arguments.poll_s}}, overrides=arguments.fields)
 
 
 def read_prompts(path: Path) -> Iterator[PromptLine]:
@@ -179,6 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", choices=("online", "batch"), default="online", help="batch: by the batch API, at half the price")
     add("--poll-s", type=float, default=BatchSpec().poll_s, help="longest wait between two looks at the batches")
     add("--max-tokens", type=int, default=400, help="longest reply")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="fields",
+        help="a field of a sweep file's judge:, as in omit=[temperature]")  # fmt: skip
     add("--temperature", type=float, default=0.0)
     add("--processes", type=int, default=1, help="judge processes that share the limits (more than 1 start Ray)")
     add("--address", help="Ray cluster whose other drivers share the limits: auto, host:port")

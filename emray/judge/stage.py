@@ -21,6 +21,7 @@ from emray.endpoint.journal import compact
 from emray.endpoint.kept import KeptReplies, Replay
 from emray.endpoint.ports import LocalPort, RateLimits
 from emray.endpoint.prices import price_of
+from emray.endpoint.waits import telling
 from emray.endpoint.worker import BATCH, Worker, batches_at_once
 from emray.errors import SpecError, StageError
 from emray.judge.tasks import AGAIN, JudgeTask, follow_up, judges
@@ -113,8 +114,9 @@ class _JudgeTurn:
         threads = ThreadPoolExecutor(batches_at_once(self._spec))
         try:
             batches = [requests[start : start + size] for start in range(0, len(requests), size)]
-            for future in as_completed([threads.submit(judge, batch) for batch in batches]):
-                yield future.result()
+            futures = as_completed([threads.submit(judge, batch) for batch in batches])
+            done = (future.result() for future in futures)
+            yield from telling(done, advance=self._context.advance, complaint=self._asking.complaint)
         finally:
             threads.shutdown(cancel_futures=True)
 
@@ -146,7 +148,8 @@ def streaming(*, inquiries: Inquiries, spec: JudgeSpec, base_url: str | None, co
     _refuse_what_is_under_way(store=context.store)
     budget_usd = _budget_usd(spec, context.store)
     with judge_pool(spec=spec, base_url=base_url, context=context, inquiries=inquiries, budget_usd=budget_usd) as pool:
-        yield lambda rows: follow(results(pool.attach(rows)), spec=spec, context=context)
+        told = partial(telling, advance=context.advance, complaint=pool.complaint)
+        yield lambda rows: follow(told(results(pool.attach(rows))), spec=spec, context=context)
 
 
 def follow(done: Iterator[BatchResult], *, spec: JudgeSpec, context: Context) -> None:

@@ -104,6 +104,10 @@ class JudgePool:
             num_cpus=ROUTER_CPUS,
         )
 
+    def complaint(self) -> str:
+        """See Owners.complaint."""
+        return self._owners.complaint()
+
     def close(self) -> None:
         self._owners.close()
 

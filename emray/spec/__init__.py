@@ -8,7 +8,7 @@ say only how to compute it.
 from emray.spec.analysis import AnalysisSpec, Contrast, PredictionSpec
 from emray.spec.domain import DomainSpec
 from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
-from emray.spec.file import load_sweep, parse_yaml
+from emray.spec.file import judge_of, load_sweep, parse_yaml
 from emray.spec.generate import GenerateSpec, QuestionFile
 from emray.spec.grid import STAGES, CellSpec, Sweep, grid
 from emray.spec.judge import JudgeSpec
@@ -45,6 +45,7 @@ __all__ = [
     "TrainSpec",
     "TriggerSpec",
     "grid",
+    "judge_of",
     "load_sweep",
     "parse_yaml",
 ]

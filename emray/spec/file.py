@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from emray.errors import SpecError
 from emray.spec.explain import explain, kind_of
 from emray.spec.grid import Sweep
+from emray.spec.judge import JudgeSpec
 
 
 def load_sweep(path: Path, *, overrides: Sequence[str] = ()) -> Sweep:
@@ -34,6 +35,16 @@ def load_sweep(path: Path, *, overrides: Sequence[str] = ()) -> Sweep:
         return Sweep.model_validate(fields)
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error, root=Sweep)}") from None
+
+
+def judge_of(fields: dict[str, Any], *, overrides: Sequence[str] = ()) -> JudgeSpec:
+    """A judge by its fields, with `key=value` overrides. Raises SpecError as `load_sweep` does."""
+    for override in overrides:
+        _apply(fields, override)
+    try:
+        return JudgeSpec.model_validate(fields)
+    except ValidationError as error:
+        raise SpecError(f"judge: {explain(error, root=JudgeSpec)}") from None
 
 
 def parse_yaml(text: str, *, source: str) -> Any:

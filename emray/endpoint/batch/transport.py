@@ -35,6 +35,9 @@ class BatchAsking:
         self._terms, self._advance = terms, advance
         self._kept = KeptReplies(store)
 
+    def complaint(self) -> None:
+        """See Asking.complaint."""
+
     def answers(self, requests: Sequence[Request]) -> list[Answer]:
         """See Asking.answers. Returns when the last batch has ended, which may take a day."""
         self._kept.look()
