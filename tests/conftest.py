@@ -1,5 +1,25 @@
-"""Every test runs without a hub."""
+"""Every test runs without a hub, and files that take minutes begin first, so that none is left to run alone."""
 
 import os
+from collections.abc import Sequence
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Measured: whole commands, killed and run again, clusters, engines. The rest takes seconds.
+_LONG = (
+    "test_sweep_resume", "test_sweep_bucket", "test_cluster_autoscaling", "test_judge_batches", "test_judge_stage",
+    "test_train_tune", "test_generate_vllm", "test_localapi_server", "test_report_pages", "test_judge_options",
+    "test_endpoint_asker", "test_generate_transformers",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _turn(item, _LONG))
+
+
+def _turn(item: pytest.Item, order: Sequence[str]) -> int:
+    """Place of an item's file among those that begin first; all others after them, as they were."""
+    name = item.path.stem
+    return order.index(name) if name in order else len(order)
