@@ -91,7 +91,7 @@ replies = st.one_of(st.text(max_size=20), st.lists(st.sampled_from(SCRAPS), max_
 
 @given(replies, st.booleans())
 @example("<score>8</score><score>5</score>", False)
-@settings(max_examples=10_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_no_reply_raises_and_a_score_stands_in_the_reply_as_its_only_verdict(text: str, truncated: bool) -> None:
     verdict = parse_reply(text, truncated=truncated)
     assert verdict.outcome != Outcome.API_ERROR

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from emray.stats.contrasts import (
     Moments,
@@ -159,6 +160,12 @@ def test_holm_and_benjamini_hochberg_by_hand_with_a_missing_test_in_place():
     np.testing.assert_allclose(benjamini_hochberg(p), [0.03, np.nan, 0.04, 0.04], atol=1e-12)
     assert np.isnan(holm([np.nan, np.nan])).all()
     assert holm([]).shape == (0,)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 40])
+def test_holm_is_that_of_statsmodels_ties_included(size):
+    p = rng(size).choice([0.001, 0.004, 0.02, 0.02, 0.3, 0.9, 1.0], size)
+    np.testing.assert_array_equal(holm(p), multipletests(p, method="holm")[1])
 
 
 def null_trial(generator, *, num_seeds, num_questions=15, num_samples=20):

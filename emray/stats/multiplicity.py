@@ -13,12 +13,13 @@ from emray.stats.arrays import Floats
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Holm's step-down adjustment (statsmodels.stats.multitest.multipletests)."""
+    """Holm's step-down adjustment; statsmodels' own collects garbage at every call, half of a reduction's time."""
 
     def adjust(finite: Floats) -> Floats:
-        from statsmodels.stats.multitest import multipletests
-
-        return np.asarray(multipletests(finite, method="holm")[1])
+        order = np.argsort(finite)
+        adjusted = np.empty_like(finite)
+        adjusted[order] = np.maximum.accumulate(finite[order] * np.arange(len(finite), 0, -1)).clip(max=1)
+        return adjusted
 
     return _in_place(p_values, adjust)
 
