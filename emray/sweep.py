@@ -70,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _MACHINE:
             raise
-        line = (
-            f"emray: {error.filename or 'the disk'}: {error.strerror}; make room or give another --out, and run again"
-        )
+        line = f"emray: {error.filename or 'the disk'}: {error.strerror}; make room or give another --out"
         Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
         return _MACHINE[error.errno]
     except Stopped as stop:
