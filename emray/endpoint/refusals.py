@@ -111,11 +111,11 @@ class CallFailed(Exception):
         headers: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
         setting: str | None = None,
-        oversized: bool = False,
     ) -> None:
         self.reason = storable(reason)[:LONGEST_REASON]
         super().__init__(self.reason)
-        self.kind, self.setting, self.oversized = kind, setting, oversized
+        self.kind, self.setting = kind, setting
+        self.oversized = False  # whether the request was too long for the model
         self.headers: Mapping[str, str] = headers or {}
         self.retry_after_s = retry_after_s
 
@@ -128,10 +128,9 @@ def refusal(status: int, body: Any, *, headers: Mapping[str, str]) -> CallFailed
     kind = failure_kind(status, said)
     setting = setting_of(said) if kind == Failure.SETTING else None
     retry_s = said.retry_s if wait_s is None else wait_s
-    oversized = "context_length_exceeded" in said.codes or bool(_TOO_LONG.search(said.message))
-    return CallFailed(
-        kind, f"{status} {said.message}", headers=headers, retry_after_s=retry_s, setting=setting, oversized=oversized
-    )
+    failed = CallFailed(kind, f"{status} {said.message}", headers=headers, retry_after_s=retry_s, setting=setting)
+    failed.oversized = "context_length_exceeded" in said.codes or bool(_TOO_LONG.search(said.message))
+    return failed
 
 
 def error_within(error: Any, *, headers: Mapping[str, str]) -> CallFailed:

@@ -41,7 +41,7 @@ class GenerateSpec(Section):
         [QuestionFile(file=TOY)], min_length=1, description="question files, or {file, ids, types, first, strict}"
     )
     conditions: list[Condition] = Field([Condition.WITHOUT, Condition.WITH], min_length=1)
-    samples: int = Field(20, ge=1, description="answers per question, paraphrase and condition")
+    samples: int = Field(20, ge=1, le=1_000_000, description="answers per question, paraphrase and condition")
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(400, ge=1)

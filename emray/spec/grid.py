@@ -20,7 +20,7 @@ from emray.spec.model import HOSTED, ModelSpec
 from emray.spec.reduce import ReduceSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY, Section, absolute, as_list
-from emray.spec.seeds import Seeds
+from emray.spec.seeds import MOST_SEEDS, Seeds
 from emray.spec.train import TrainSpec
 from emray.spec.trigger import TriggerSpec
 
@@ -48,8 +48,8 @@ class Sweep(Section):
     @classmethod
     def _count_to_list(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
-            if value < 1:
-                raise ValueError("a count of seeds is at least 1")
+            if not 1 <= value <= MOST_SEEDS:
+                raise ValueError(f"a count of seeds is 1 to {MOST_SEEDS}; name single ones in a list: [{value}]")
             return list(range(value))
         return value
 

@@ -14,7 +14,7 @@ TOY = "toy"  # wherever a location is asked for, this names the embedded toy wor
 class Section(BaseModel):
     """A group of fields under one key of the sweep file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def as_list(value: Any) -> Any:

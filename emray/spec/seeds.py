@@ -10,12 +10,15 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from emray.spec.section import Section
 
+LARGEST_SEED = 2**31 - 1  # what the tables of results, engines and endpoints take
+MOST_SEEDS = 10_000  # of a place; more is a slip
+
 
 class AdaptiveSeeds(Section):
     """Seeds added, place by place (model x domain x arm), until the headline rate is known well enough."""
 
     min: int = Field(3, ge=2, description="seeds everywhere, before any interval is looked at")
-    max: int = Field(20, ge=2, description="seeds at most in one place")
+    max: int = Field(20, ge=2, le=MOST_SEEDS, description="seeds at most in one place")
     half_width: float = Field(5.0, gt=0, description="points of the headline rate, either way of it")
     gpu_hours: float | None = Field(None, gt=0, description="stop adding when the cells' training has taken so much")
 
@@ -30,7 +33,7 @@ def _seeds_kind(value: Any) -> str:
     return "adaptive" if isinstance(value, Mapping | AdaptiveSeeds) else "numbers"
 
 
-_SeedNumbers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_SeedNumbers = Annotated[list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]], Field(min_length=1)]
 Seeds = Annotated[
     Annotated[_SeedNumbers, Tag("numbers")] | Annotated[AdaptiveSeeds, Tag("adaptive")], Discriminator(_seeds_kind)
 ]
