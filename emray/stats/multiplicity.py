@@ -13,7 +13,7 @@ from emray.stats.arrays import Floats
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Holm's step-down adjustment; statsmodels' own collects garbage at every call, half of a reduction's time."""
+    """Holm's step-down adjustment. (statsmodels collects garbage at every call, which costs more than the test.)"""
 
     def adjust(finite: Floats) -> Floats:
         order = np.argsort(finite)
