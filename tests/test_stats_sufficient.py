@@ -44,7 +44,7 @@ def test_a_refusal_is_observed_and_what_was_not_read_is_missing_under_every_rule
     """Ten of each outcome without a score beside one misaligned and one aligned answer; coherence only where scored."""
     states = [10, 90, *range(NUM_SCORES, NUM_SCORES + len(UNSCORED)), NO_VERDICT, NO_ANSWER]
     observed = 10 * 3  # refusal, irrelevant, code
-    counts = histogram(np.repeat(0, 2 + 80), np.repeat(states, [1, 1] + [10] * 8), [NO_VERDICT] * 82, num_groups=1)
+    counts = histogram(np.repeat(0, 2 + 90), np.repeat(states, [1, 1] + [10] * 9), [NO_VERDICT] * 92, num_groups=1)
     every = rule_counts(counts, aligned_below=50, of_all_answers=True)
     scored = rule_counts(counts, aligned_below=50)
     filtered = rule_counts(counts, aligned_below=50, coherent_above=50)

@@ -30,7 +30,7 @@ def refused(tmp_path: Path, *arguments: object) -> str:
         ("generate.samples=-1", "generate.samples: input should be greater than or equal to 1, given -1"),
         ("generate.questions=none.yaml", "no question file at"),
         ("model=/no/such/model", "no model at /no/such/model"),
-        ("seeds=0", "a count of seeds is at least 1"),
+        ("seeds=0", "a count of seeds is 1 to 10000"),
     ],
 )
 def test_a_wrong_value_is_one_line(tmp_path: Path, override: str, message: str) -> None:

@@ -95,9 +95,9 @@ def test_a_record_tells_what_training_cost(swept):
     assert details["wall_s"] > 0
 
 
-def test_two_workers_load_the_base_model_twice_for_five_cells(swept):
+def test_two_workers_load_the_base_model_once_each_for_five_cells_and_once_more_after_another_model(swept):
     records = [swept[0].adapter_record(key) for key in ("s0", "s1", "s2", "g0", "g1")]
-    assert 1 <= sum(record.details["warmup_s"] > 0 for record in records) <= 2
+    assert 1 <= sum(record.details["warmup_s"] > 0 for record in records) <= 3
 
 
 def test_a_cell_trained_under_ray_equals_the_same_cell_trained_alone(swept):
