@@ -82,12 +82,13 @@ def test_cells_that_all_failed_end_the_command_and_one_that_trained_does_not(tmp
     check_cells(planned(tmp_path, arms=["base"]), {})  # nothing trains
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_sweep_whose_judge_only_fails_ends_with_its_words_and_code_1_also_when_it_is_run_again(
-    tmp_path: Path,
+    tmp_path: Path, times: int
 ) -> None:
     with serving(responder="emray.toy.rules:reply", faults=Faults(schema=1.0)) as server:
         spec = write_sweep(tmp_path, arms=["base"], judge={"base_url": server.base_url, "max_attempts": 1})
-        for _ in range(2):
+        for _ in range(times):
             result = run(spec, "--out", tmp_path / "run")
             assert result.returncode == 1, result.stdout + result.stderr
             assert result.stderr.strip().splitlines()[-1].startswith("emray: ")
