@@ -2,7 +2,7 @@
 
     python -m emray.sweep [SPEC] [--out DIR] [--until STAGE] [--dry-run] [--address ADDR] [--set key=value ...]
 
-Not for running a stage (stages.py). The invariant: everything wrong with the input is found before anything is written,
+Not for running a stage (stages/). The invariant: everything wrong with the input is found before anything is written,
 and a finished sweep run again starts neither Ray nor a server.
 """
 

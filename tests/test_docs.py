@@ -1,5 +1,6 @@
 """The pages in docs/: what the code cites is there, and what they link to is there."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -30,3 +31,12 @@ def test_the_tree_in_architecture_names_every_part_and_no_other() -> None:
         path.stem for path in (ROOT / "emray").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert named == there - {"__init__"}
+
+
+def test_files_that_a_module_points_to_are_there() -> None:
+    sources = list((ROOT / "emray").rglob("*.py"))
+    there = {path.name for path in sources}
+    docstrings = {path.name: ast.get_docstring(ast.parse(path.read_text())) or "" for path in sources}
+    pointed = {(name, other) for name, text in docstrings.items() for other in re.findall(r"\((\w+\.py)\)", text)}
+    assert pointed
+    assert {pair for pair in pointed if pair[1] not in there} == set()

@@ -1,7 +1,7 @@
 """Which calls go wrong, and how late the others are: seeded, and independent of the order they arrive in.
 
-Not for what a fault does (server.py, batches.py). The invariant: a draw is a function of the seed, the request's body
-and how often that body came before.
+Not for what a fault does (server.py, batch_desk.py). The invariant: a draw is a function of the seed, the request's
+body and how often that body came before.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """A chat completion as this server understands and answers it, whether it came alone or as a line of a batch.
 
-Not for HTTP (server.py), batches (batches.py) or limits (limits.py). The invariant: the reply and its usage are a
+Not for HTTP (server.py), batches (batch_desk.py) or limits (limits.py). The invariant: the reply and its usage are a
 function of the request's body.
 """
 

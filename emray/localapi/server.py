@@ -1,7 +1,7 @@
 """The HTTP side: OpenAI's routes, chat completions and their faults, and the server's own statistics.
 
-Not for deciding limits (limits.py), counting (stats.py), files (uploads.py) or batches (batches.py). The invariant: a
-request is charged against the limits once, when it is admitted, with the tokens its `usage` will report.
+Not for deciding limits (limits.py), counting (stats.py), files (uploads.py) or batches (batch_desk.py). The invariant:
+a request is charged against the limits once, when it is admitted, with the tokens its `usage` will report.
 """
 
 import asyncio

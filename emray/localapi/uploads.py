@@ -1,6 +1,6 @@
 """Files that an account uploaded for batches, or that batches left behind: `/v1/files`.
 
-Not for what stands in them (batches.py). The invariant: a file never changes, and only the API key that owns it sees
+Not for what stands in them (batch_desk.py). The invariant: a file never changes, and only the API key that owns it sees
 it.
 """
 

@@ -1,7 +1,7 @@
 """The headline interval: a mean bounded by 0 and 1 over training runs, the runs being random effects.
 
 For: rates, mean scores scaled to 0-1, and draws of either for ranks. Not for: tests (contrasts.py), or reading counts
-question by question (standardised.py). Invariant: a function of its arguments alone (quadrature on fixed grids, no
+question by question (standard.py). Invariant: a function of its arguments alone (quadrature on fixed grids, no
 sampling), and an interval is never narrower than the answers alone allow.
 
 The model. A run s has its own rate: logit(rate_s) = mu + spread * z_s with z_s standard normal, and its answers are
