@@ -8,9 +8,9 @@ RUN := HF_HUB_OFFLINE=1 $(VENV)/bin/python
 sweep: install
 	$(RUN) -m emray.sweep
 
-# Three files at a time (tests wait more than they compute); those of a file share what they start: a Ray, a server, a run.
+# Two files at a time; the tests of a file share what they start (a Ray, a server, a finished run).
 test: install
-	$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: install
 	$(RUN) -m pytest -m soak

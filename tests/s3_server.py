@@ -3,12 +3,14 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from threading import Lock, Thread
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 BUCKET = "bucket"
 
@@ -41,9 +43,10 @@ def serving_bucket() -> Iterator[Bucket]:
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers[:] = [requests]
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
+    server = make_server("127.0.0.1", 0, _one_at_a_time(DomainDispatcherApplication(create_backend_app)), threaded=True)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    port = server.server_port
     environment = {
         "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "NO_PROXY": "127.0.0.1",
@@ -53,7 +56,20 @@ def serving_bucket() -> Iterator[Bucket]:
             _make_bucket()
             yield Bucket(f"s3://{BUCKET}", environment, requests.lines)
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _one_at_a_time(app: Callable[..., Any]) -> Callable[..., list[bytes]]:
+    """A condition and its put are one step in S3; moto's threads look first and write later."""
+    lock = Lock()
+
+    def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with lock:
+            return list(app(environ, start_response))
+
+    return answer
 
 
 def _make_bucket() -> None:
