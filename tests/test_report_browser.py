@@ -1,9 +1,11 @@
 """The page in a real browser: no error, working filters, and a planted script that does not run."""
 
 import dataclasses
+import re
 import shutil
 
 import pytest
+from playwright.sync_api import expect
 
 from benchmarks.synthetic_run import TOY_TRUTH, write_run
 from emray import reduce, report
@@ -89,7 +91,7 @@ def test_filters_narrow_what_is_shown_and_clear_again(page):
     page.select_option("select[name=outcome]", "refusal")
     assert shown(page) == 0  # a refusal has no score below 49
     page.click("button[type=reset]")
-    page.wait_for_function("document.getElementById('status').textContent.startsWith('5000 ')")
+    expect(page.locator("#status")).to_have_text(re.compile("^5000 "))
 
 
 def test_filters_survive_a_reload(page):
@@ -103,7 +105,7 @@ def test_filters_survive_a_reload(page):
 def test_answers_beside_the_page_can_be_loaded_from_a_plain_folder(page, run):
     stored = run.read_rows(Kind.GENERATIONS, columns=["key"]).num_rows
     page.click("#more")
-    page.wait_for_function("document.getElementById('more').textContent === 'all loaded'")
+    expect(page.locator("#more")).to_have_text("all loaded", timeout=60_000)
     assert shown(page) == stored
 
 
