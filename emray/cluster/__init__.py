@@ -1,6 +1,7 @@
 """Ray and the hardware behind it.
 
     connect.py     Ray, started late and quietly
+    closed.py      a Ray of this machine alone: loopback ports, its token
     supply.py      what a cluster has and what its autoscaler may add
     hardware.py    what this command computes on, declared once
     sharing.py     whether every node sees the run folder

@@ -9,9 +9,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from emray.cluster.closed import asks_for_a_token, closed
 from emray.ending import last_word, own_signals
 from emray.errors import StageError, UserError
 
@@ -35,6 +36,10 @@ _CORE_DIED = (
     "emray: the command ended without a word: it was killed, or Ray's core died under it (its last words: {logs}); "
     "run the same command to go on, all that is done is kept"
 )
+_OPEN = (
+    "emray: the Ray cluster at {address} asks for no token: whoever reaches its ports can run code there and read its "
+    "keys; start its nodes with RAY_AUTH_MODE=token, as cluster.yaml does"
+)
 
 
 @contextmanager
@@ -45,10 +50,18 @@ def connected(address: str | None) -> Iterator[None]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    with nullcontext() if address else closed(), _running(address):
+        yield
+
+
+@contextmanager
+def _running(address: str | None) -> Iterator[None]:
     import ray
 
     with own_signals():
         _init(address)
+    if address and not asks_for_a_token():
+        print(_OPEN.format(address=address), file=sys.stderr)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     node = ray.worker._global_node  # None for a ray:// client, whose core runs elsewhere
