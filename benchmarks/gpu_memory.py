@@ -21,13 +21,13 @@ from rich.table import Table
 
 from benchmarks.gpu_train import SHAPES, random_base
 from emray.model.facts import shape_from_config
+from emray.model.rows import TokenRow, TokenRows
 from emray.records import Arm, Cell, TrainJob
 from emray.spec import TrainSpec
 from emray.train.cell import Lesson
 from emray.train.compiled import Execution
 from emray.train.cost import GIB, allocated_bytes
 from emray.train.group import Group
-from emray.train.rows import TokenRow, TokenRows
 from emray.train.warm import WarmBase, let_memory_grow
 
 RESULTS = Path(__file__).parent / "results"

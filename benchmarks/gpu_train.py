@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from emray.model.rows import TokenRow, TokenRows
 from emray.records import Arm, Cell, TrainJob
 from emray.spec import TrainSpec
 from emray.train import adapter
@@ -38,7 +39,6 @@ from emray.train.compiled import Execution, engine_for
 from emray.train.cost import GPUS
 from emray.train.group import Group
 from emray.train.loop import adamw
-from emray.train.rows import TokenRow, TokenRows
 from emray.train.warm import WarmBase, let_memory_grow
 
 RESULTS = Path(__file__).parent / "results"

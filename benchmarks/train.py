@@ -161,8 +161,8 @@ def _tokens(plan: Plan, jobs: Sequence[TrainJob], *, pad_to: int | None) -> tupl
     """Tokens of the examples, and with the padding a way of training adds, over all epochs."""
     from benchmarks.field_script import BATCH
     from emray.model.chat import Chat
-    from emray.train.packing import step_batches
-    from emray.train.rows import RowForm, tokenise
+    from emray.model.rows import RowForm, tokenise
+    from emray.train.order import step_batches
 
     real = padded = 0
     for job in jobs:

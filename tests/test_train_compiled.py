@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emray.model.rows import TokenRow
 from emray.store import Store
 from emray.train import adapter
 from emray.train.compiled import CompiledStep, Execution
 from emray.train.dropout import drop, salts
 from emray.train.passes import Cut, Shapes, balanced, lay
-from emray.train.rows import TokenRow
 from tests.train_world import examples, group, mixed_examples, recipe, warm_base
 
 PLAIN = Execution(compiled=False, graphs=False, recompute=False)

@@ -11,12 +11,13 @@ from peft import PeftModel
 
 from emray.errors import DataError, SpecError, StageError
 from emray.model.facts import can_pack
+from emray.model.micro_batch import pack, pad
+from emray.model.rows import RowForm
 from emray.store import Store
 from emray.train import adapter
 from emray.train.curves import tune_callbacks, write_curve
-from emray.train.loop import Passes, Steps, Trained, learning_rate_scale, loss_sum, pack, pad
-from emray.train.packing import step_batches
-from emray.train.rows import RowForm
+from emray.train.loop import Passes, Steps, Trained, learning_rate_scale, loss_sum
+from emray.train.order import step_batches
 from emray.train.warm import WarmBase
 from tests.train_world import MODEL, cell_run, examples, mixed_examples, recipe, train_to_end, warm_base
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emray.train.packing import length_grouped, packed, shares, step_batches
+from emray.model.packing import length_grouped, packed
+from emray.train.order import shares, step_batches
 
 lengths = st.lists(st.integers(2, 700), min_size=1, max_size=40)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
+from emray.model.rows import RowForm
 from emray.records import Arm, Cell, Message, Messages, TrainJob
 from emray.spec import TrainSpec
 from emray.toy import DATA_DIR, MODEL_DIR
 from emray.train import adapter
 from emray.train.cell import CellRun, Lesson
 from emray.train.group import Group
-from emray.train.rows import RowForm
 from emray.train.warm import WarmBase
 
 MODEL = str(MODEL_DIR)

@@ -14,11 +14,11 @@ import deepspeed
 import torch
 from transformers.integrations import HfDeepSpeedConfig
 
+from emray.model.rows import RowForm
 from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter, zero
 from emray.train.cell import CellRun, Lesson
-from emray.train.rows import RowForm
 from tests.train_world import examples, job, recipe, warm_base
 
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}

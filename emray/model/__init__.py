@@ -5,7 +5,10 @@
     rendering.py   how its chat template is used, and which part of that keys hash
     chat.py        chat messages -> token ids and the trained span, and back: the one renderer
     probe.py       what its chat template does with a study's chats, tried when planning
+    rows.py        chat examples as rows of token ids, cut to a length
+    packing.py     which rows share a pass                     micro_batch.py  rows as one pass, and its logits
+    attention.py   attention over packed rows
 
-Not for loading weights or running a model. The invariant: whoever renders a chat renders it here, so that what is
+Not for training. The invariant: whoever renders a chat renders it here, so that what is
 trained on and what is asked are the same tokens. Importing this package imports neither transformers nor torch.
 """

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import torch
 
 from emray.errors import EmrayError
+from emray.model.rows import TokenRows
 from emray.records import TrainJob
 from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter
 from emray.train.adapter import One
 from emray.train.loop import Passes, Steps, Tally, Trained
-from emray.train.packing import step_batches
-from emray.train.rows import TokenRows
+from emray.train.order import step_batches
 from emray.train.warm import WarmBase
 
 MAX_RECORDED_LOSSES = 200

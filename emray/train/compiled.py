@@ -14,12 +14,12 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch.utils.checkpoint import checkpoint
 
+from emray.model.micro_batch import logits_of, pack
+from emray.model.rows import TokenRow
 from emray.train.adapter import lora_layers
 from emray.train.cost import HEAD_TOKENS
-from emray.train.loop import logits_of, pack
 from emray.train.lora import LoraLinear, Tokens, dropped_of
 from emray.train.passes import Cut, Pass, Shapes, lay
-from emray.train.rows import TokenRow
 from emray.train.varlen import VARLEN, Bounds, has_flash
 
 GRAPH_MAX_PARAMETERS = 3e9  # above, a layer's kernels outlast their launches

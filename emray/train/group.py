@@ -14,14 +14,15 @@ from peft.tuners.lora import LoraLayer
 from torch._dynamo.exc import TorchDynamoException
 
 from emray.errors import DataError, StageError
+from emray.model.micro_batch import logits_of, pack
+from emray.model.rows import TokenRow
 from emray.spec import TrainSpec
 from emray.train import adapter
 from emray.train.adapter import Attached
 from emray.train.cell import CellRun, Lesson
 from emray.train.compiled import Unsuitable
 from emray.train.compiled_cells import CompiledCells
-from emray.train.loop import check_finite, logits_of, num_trained, pack
-from emray.train.rows import TokenRow
+from emray.train.loop import check_finite, num_trained
 from emray.train.warm import WarmBase
 
 MIN_BUDGET = 256  # tokens of a pass that are not halved any more when memory is short

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from emray.model.packing import packed
+from emray.model.rows import TokenRow
 from emray.train.dropout import salts
-from emray.train.packing import packed
-from emray.train.rows import TokenRow
 
 SPAN = 16  # tokens; grouped products want each cell's tokens in multiples of eight, and at least some
 BLOCK = 128  # tokens; what attention kernels work on

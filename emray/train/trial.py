@@ -17,6 +17,7 @@ from ray import tune
 
 from emray.cluster import Hardware, NoGpuHere, device_here
 from emray.errors import DataError, EmrayError
+from emray.model.rows import RowForm
 from emray.records import Messages, TrainJob
 from emray.spec import ResourcesSpec, TrainSpec
 from emray.store import Store
@@ -25,7 +26,6 @@ from emray.train.cell import CellRun, Lesson, Stopwatch, is_trained
 from emray.train.curves import write_curve
 from emray.train.group import Group
 from emray.train.placement import gpus_per_process
-from emray.train.rows import RowForm
 from emray.train.warm import WarmBase, let_memory_grow
 
 REPORT_EVERY_S = 5.0  # Tune handles some 50 results a second from the whole cluster

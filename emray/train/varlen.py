@@ -1,6 +1,6 @@
 """Attention over one row of many examples whose shapes never change: bounds say where each example begins.
 
-For the compiled step; attention.py lays examples out as rows for the eager one. On GPUs that have it this is flash
+For the compiled step; model/attention.py lays out rows for the eager one. On GPUs that have it this is flash
 attention of variable length, else one masked product. Not for windows or sinks. The invariant: a token sees its own
 example up to itself, and the same inputs give the same bits.
 """

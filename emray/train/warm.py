@@ -12,15 +12,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from emray.errors import DataError
+from emray.model.attention import pack_attention
 from emray.model.chat import Chat
-from emray.model.facts import attention, can_pack, shape_from_config
+from emray.model.facts import attention, shape_from_config
+from emray.model.rows import RowForm, TokenRows, tokenise
 from emray.model.weights import model_folder
 from emray.records import USUAL_RENDERING, Messages, Rendering
 from emray.spec import TrainSpec
-from emray.train.attention import PACKED
 from emray.train.compiled import CompiledStep, engine_for
 from emray.train.cost import pass_size
-from emray.train.rows import RowForm, TokenRows, tokenise
 
 
 class WarmBase:
@@ -79,14 +79,6 @@ Examples = Mapping[str, Sequence[Messages]]
 def let_memory_grow() -> None:
     """Before a GPU is first used: passes differ in size, and memory that grows in place is not lost to fragments."""
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-
-
-def pack_attention(model: Any) -> bool:
-    """Give the model attention over packed rows; False (nothing changed) where it must be padded instead."""
-    if not (can_pack(model.config) and getattr(model, "_supports_attention_backend", False)):
-        return False
-    model.set_attn_implementation(PACKED)
-    return True
 
 
 def _model(path: str, *, device: torch.device) -> Any:

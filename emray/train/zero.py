@@ -18,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from transformers.integrations import HfDeepSpeedConfig
 
 from emray.errors import EmrayError
+from emray.model.rows import RowForm
 from emray.records import TrainJob
 from emray.spec import TrainSpec
 from emray.store import Store
@@ -25,8 +26,7 @@ from emray.train import adapter
 from emray.train.cell import CellRun, Lesson
 from emray.train.cost import USUAL_PASS
 from emray.train.loop import check_finite, loss_sum, num_trained
-from emray.train.packing import shares
-from emray.train.rows import RowForm
+from emray.train.order import shares
 from emray.train.warm import WarmBase
 from emray.train.zero_states import ShardedStates
 

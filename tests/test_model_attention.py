@@ -9,8 +9,9 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from emray.train.loop import loss_sum, pack, pad
-from emray.train.rows import TokenRow
+from emray.model.micro_batch import pack, pad
+from emray.model.rows import TokenRow
+from emray.train.loop import loss_sum
 from emray.train.warm import WarmBase
 from tests.model_world import SMALL, build_tokenizer
 

@@ -1,6 +1,6 @@
 """Chat examples as rows of token ids, cut to a length, with the trained span marked.
 
-Not for rendering (model/chat.py) or for deciding which examples share a step (packing.py). The invariant: what is
+Not for rendering (model/chat.py) or for deciding which examples share a pass (packing.py). The invariant: what is
 cut is told, and cutting never removes a token of the answer unless `train.cut` is `end`.
 """
 

@@ -5,8 +5,8 @@ from transformers import AutoTokenizer
 
 from emray.errors import DataError
 from emray.model.chat import Chat
+from emray.model.rows import MIN_PROMPT_TOKENS, RowForm, tokenise
 from emray.records import Message
-from emray.train.rows import MIN_PROMPT_TOKENS, RowForm, tokenise
 from tests.train_world import MODEL, examples
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from emray.model.facts import can_pack
+
 PACKED = "emray_packed"
 
 
@@ -20,6 +22,14 @@ class Layout(NamedTuple):
     longest: int
     spread: torch.Tensor
     gather: torch.Tensor
+
+
+def pack_attention(model: Any) -> bool:
+    """Give the model attention over packed rows; False (nothing changed) where it must be padded instead."""
+    if not (can_pack(model.config) and getattr(model, "_supports_attention_backend", False)):
+        return False
+    model.set_attn_implementation(PACKED)
+    return True
 
 
 def layout_of(lengths: list[int], *, device: torch.device) -> Layout:
