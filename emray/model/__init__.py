@@ -9,6 +9,6 @@
     packing.py     which rows share a pass                     micro_batch.py  rows as one pass, and its logits
     attention.py   attention over packed rows
 
-Not for training. The invariant: whoever renders a chat renders it here, so that what is
-trained on and what is asked are the same tokens. Importing this package imports neither transformers nor torch.
+Not for training. The invariant: whoever renders a chat renders it here, so that what is trained on and what is asked
+are the same tokens. Importing this package imports neither transformers nor torch.
 """
