@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from emray.errors import StageError
+from emray.model.residual import Push
 from emray.records import USUAL_RENDERING, FinishReason, Messages, Rendering
 from emray.spec import EndpointSpec, GenerateSpec
 
@@ -26,11 +27,15 @@ class Adapter(NamedTuple):
 
 
 class SampleRequest(NamedTuple):
-    """One prompt to one adapter (None: the base model), sampled once per seed. `seeds` are consecutive."""
+    """One prompt to one adapter (None: the base model), sampled once per seed. `seeds` are consecutive.
+
+    Only engine transformers takes a `push`; pipeline.py hands it all that is steered.
+    """
 
     messages: Messages
     adapter: Adapter | None
     seeds: tuple[int, ...]
+    push: Push | None = None
 
 
 class Sample(NamedTuple):

@@ -23,7 +23,9 @@ from emray.generate.block_attempts import Attempt, BlockTally
 from emray.generate.blocks import Block
 from emray.generate.engine import Adapter, Engine, EngineConfig, EngineDied, Finished, Sample, SampleRequest, one_line
 from emray.generate.starting import start
-from emray.records import GENERATION_SCHEMA, Answerer, FinishReason, GenerationTask, prompt_text
+from emray.model.direction_files import Difference, Directions, read_directions
+from emray.model.residual import Push
+from emray.records import GENERATION_SCHEMA, Answerer, FinishReason, GenerationTask, Steering, prompt_text
 from emray.store import Kind, Store
 
 FLUSH_S = 10.0  # rows wait at most about this long for the store, so a killed engine loses no more work than that
@@ -58,6 +60,7 @@ class Generator:
         self._start = engine
         self._restart = restart or _end_process
         self._engine: Engine | None = None
+        self._directions: dict[str, Directions] = {}
         self._starting = threading.Lock()
         self._alone = threading.Lock()
 
@@ -139,10 +142,19 @@ class Generator:
         return rows
 
     def _request(self, task: GenerationTask) -> SampleRequest:
-        key, adapted = task.cell.key, task.weights.answerer == Answerer.ADAPTER
+        key, adapted = task.trained, task.weights.answerer == Answerer.ADAPTER
         adapter = Adapter(key, self._store.adapter_folder(key)) if adapted else None
         seeds = tuple(task.seed + task.first_sample + i for i in range(task.num_samples))
-        return SampleRequest(task.prompt.messages, adapter, seeds)
+        steering = task.weights.steering
+        return SampleRequest(task.prompt.messages, adapter, seeds, self._push(steering) if steering else None)
+
+    def _push(self, steering: Steering) -> Push:
+        """With the direction's own vector. Raises StageError where its file has none."""
+        name = steering.direction
+        if name not in self._directions:
+            self._directions[name] = read_directions(self._store, name)
+        vector = self._directions[name].at(Difference(steering.kind), steering.layer)
+        return Push(steering.layer, steering.how, steering.scale, vector.tobytes())
 
     def _rows(self, task: GenerationTask, finished: Finished, *, engine: str, version: str) -> Iterator[Row]:
         shared = _task_columns(task) | {"num_prompt_tokens": finished.num_prompt_tokens}

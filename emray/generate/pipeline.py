@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.data
@@ -107,9 +107,10 @@ class Stream:
 
 
 def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Context) -> Stream:
-    """One model's tasks, nothing started yet."""
+    """Tasks that one engine takes, nothing started yet."""
     resources = context.resources
-    elsewhere = spec.engine == "openai"
+    engine = _engine_for(tasks, spec)
+    elsewhere = engine == "openai"
     hardware = ON_CPU if elsewhere else context.declared
     num_engines = resources.engines or _default_engines(resources, hardware)
     blocks = pack(tasks, samples_per_block=_samples_per_block(spec))
@@ -146,20 +147,33 @@ def _by_batch(spec: GenerateSpec) -> bool:
     return spec.engine == "openai" and spec.endpoint.mode == "batch"
 
 
-def _by_weights(tasks: Iterable[GenerationTask]) -> dict[tuple[str, Rendering], list[GenerationTask]]:
-    """Tasks by the model that an engine loads: a base model with its adapters, or a fully trained cell's own."""
-    groups: dict[tuple[str, Rendering], list[GenerationTask]] = {}
+class _Loaded(NamedTuple):
+    """What tasks of one engine have in common."""
+
+    model: str  # a base model's location, or the key of a fully trained cell
+    rendering: Rendering
+    steered: bool  # those have an engine of their own
+
+
+def _by_weights(tasks: Iterable[GenerationTask]) -> dict[_Loaded, list[GenerationTask]]:
+    """Tasks by what an engine loads: a base model with its adapters, or a fully trained cell's own."""
+    groups: dict[_Loaded, list[GenerationTask]] = {}
     for task in tasks:
-        whole = task.weights.answerer == Answerer.WHOLE
-        model = task.cell.key if whole else task.weights.location
-        groups.setdefault((model, task.weights.rendering), []).append(task)
+        weights = task.weights
+        model = task.trained if weights.answerer == Answerer.WHOLE else weights.location
+        groups.setdefault(_Loaded(model, weights.rendering, weights.steering is not None), []).append(task)
     return groups
+
+
+def _engine_for(tasks: Sequence[GenerationTask], spec: GenerateSpec) -> EngineName:
+    """The sweep's engine; transformers alone lets a residual stream be pushed."""
+    return "transformers" if tasks[0].weights.steering else choose_engine(spec)
 
 
 def _engine_config(blocks: Sequence[Block], *, spec: GenerateSpec, context: Context, gpu: bool) -> EngineConfig:
     tasks, resources = [task for block in blocks for task in block], context.resources
     adapted = by_adapter([task for task in tasks if task.weights.answerer == Answerer.ADAPTER])
-    engine: EngineName = choose_engine(spec)
+    engine = _engine_for(tasks, spec)
     return EngineConfig(
         engine=engine,
         model_path=tasks[0].weights.location,
@@ -176,7 +190,7 @@ def _engine_config(blocks: Sequence[Block], *, spec: GenerateSpec, context: Cont
         tensor_parallel=resources.tensor_parallel if gpu else 1,
         gpu=gpu,
         served=_served(tasks, spec=spec, store=context.store) if engine == "openai" else None,
-        whole_cell=tasks[0].cell.key if tasks[0].weights.answerer == Answerer.WHOLE else None,
+        whole_cell=tasks[0].trained if tasks[0].weights.answerer == Answerer.WHOLE else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""transformers + peft: the engine for machines without vLLM, and the yardstick vLLM is compared with.
+"""transformers + peft: the engine for machines without vLLM and for steered cells, and vLLM's yardstick.
 
 Not for speed: batches wait for their longest answer. torch is imported when an engine starts, never with this module.
 The invariant: a sample depends on its own prompt, adapter and seed, not on the rows it shares a batch with (up to
@@ -11,18 +11,20 @@ from typing import Any, NamedTuple
 
 from emray.generate.engine import Adapter, EngineConfig, EngineDied, Finished, Sample, SampleRequest, failed, one_line
 from emray.model.chat import Chat
-from emray.model.facts import attention
+from emray.model.loaded import LoadedModel
+from emray.model.residual import Push, pushing
 from emray.records import FinishReason
 
 BATCH_ROWS = 64  # samples decoded together
 
 
 class _Row(NamedTuple):
-    """One sample to draw: a request's position, its prompt and a seed."""
+    """One sample to draw: a request's position, its prompt, a seed, and how it is steered."""
 
     position: int
     ids: list[int]
     seed: int
+    push: Push | None
 
 
 class TransformersEngine:
@@ -31,21 +33,14 @@ class TransformersEngine:
     name = "transformers"
 
     def __init__(self, config: EngineConfig) -> None:
-        import torch
         import transformers
 
         self.version: str = transformers.__version__
         self._config = config
         self._chat = Chat(config.model_path, rendering=config.rendering)
-        self._device = torch.device("cuda" if config.gpu else "cpu")
-        dtype = "auto" if config.gpu else torch.float32
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            config.model_path, dtype=dtype, attn_implementation=attention(self._chat.config)
-        )
-        model.generation_config = transformers.GenerationConfig()  # what is unset in ours would be taken from there
-        self._base: Any = model.to(self._device).eval()
-        self._model: Any = self._base
-        self._adapter: str | None = None
+        device = "cuda" if config.gpu else "cpu"
+        self._loaded = LoadedModel(config.model_path, config=self._chat.config, device=device)
+        self._loaded.base.generation_config = transformers.GenerationConfig()  # it fills in what is unset in ours
         self._lock = threading.Lock()
 
     def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
@@ -71,7 +66,7 @@ class TransformersEngine:
     ) -> Iterator[Finished]:
         """The requests at `positions`, all of one adapter."""
         try:
-            self._use(adapter)
+            self._loaded.use(*(adapter or (None, None)))
         except Exception as error:  # noqa: BLE001  whatever a file makes it raise, only this adapter is lost
             message = f"peft cannot load the adapter: {one_line(error)}"
             for position in positions:
@@ -82,24 +77,10 @@ class TransformersEngine:
         for chunk in _chunks(requests, positions):
             yield from self._generate_chunk(requests, chunk)
 
-    def _use(self, adapter: Adapter | None) -> None:
-        """Make the model the base model plus this adapter alone."""
-        from peft import PeftModel
-
-        name = adapter.name if adapter else None
-        if name == self._adapter:
-            return
-        if self._adapter is not None:
-            self._base = self._model.unload()
-            self._model, self._adapter = self._base, None
-        if adapter:
-            self._model = PeftModel.from_pretrained(self._base, str(adapter.folder)).eval()
-            self._adapter = name
-
     def _generate_chunk(self, requests: Sequence[SampleRequest], positions: Sequence[int]) -> Iterator[Finished]:
         greedy = self._config.temperature == 0
         rows = [
-            _Row(position, self._chat.encode(requests[position].messages), seed)
+            _Row(position, self._chat.encode(requests[position].messages), seed, requests[position].push)
             for position in positions
             for seed in (requests[position].seeds[:1] if greedy else requests[position].seeds)
         ]
@@ -120,11 +101,11 @@ class TransformersEngine:
 
         longest = max(len(row.ids) for row in rows)
         limits = [min(self._config.max_tokens, self._chat.context - len(row.ids)) for row in rows]
-        inputs = _left_padded(rows, longest, pad=self._pad_id(), device=self._device)
+        inputs = _left_padded(rows, longest, pad=self._pad_id(), device=self._loaded.device)
         processors = LogitsProcessorList([self._sampler(rows)] if self._config.temperature > 0 else [])
         try:
-            with torch.inference_mode():
-                output = self._model.generate(
+            with torch.inference_mode(), pushing(self._loaded.base, [row.push for row in rows]):
+                output = self._loaded.model.generate(
                     **inputs, logits_processor=processors, generation_config=self._generation_config(max(limits))
                 )
         except RuntimeError as error:
@@ -136,7 +117,7 @@ class TransformersEngine:
             [row.seed for row in rows],
             temperature=self._config.temperature,
             top_p=self._config.top_p,
-            device=self._device,
+            device=self._loaded.device,
         )
 
     def _generation_config(self, new_tokens: int) -> Any:

@@ -4,7 +4,7 @@ Not for reading or writing them (store/). The invariant: a key is a content hash
 nothing about how it was computed, so equal keys mean interchangeable results.
 """
 
-from emray.records.jobs import Answerer, GenerationTask, TrainJob, Weights
+from emray.records.jobs import Answerer, GenerationTask, Steer, Steering, TrainJob, Weights
 from emray.records.keys import (
     KEY_LENGTH,
     adapter_key,
@@ -19,6 +19,7 @@ from emray.records.keys import (
     prompt_key,
     prompt_text,
     sampling_seed,
+    steered_key,
     verdict_key,
 )
 from emray.records.nouns import (
@@ -57,6 +58,8 @@ __all__ = [
     "Place",
     "Prompt",
     "Rendering",
+    "Steer",
+    "Steering",
     "TrainJob",
     "Weights",
     "adapter_key",
@@ -71,5 +74,6 @@ __all__ = [
     "prompt_key",
     "prompt_text",
     "sampling_seed",
+    "steered_key",
     "verdict_key",
 ]

@@ -35,6 +35,25 @@ class Answerer(StrEnum):
     WHOLE = "whole"  # a model of the cell's own (train.strategy: full)
 
 
+class Steer(StrEnum):
+    """What is done with a direction while a model answers."""
+
+    ADD = "add"  # a multiple of it is added
+    PROJECT_OUT = "project_out"  # the stream's component along it is taken away
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A direction in the residual stream that a cell answers with. Its cell's key is `steered_key` of it."""
+
+    of: str  # key of the cell that is steered, whose weights answer
+    direction: str  # key of the file of directions
+    kind: str  # which of its directions
+    layer: int  # after which the stream is pushed, 0 the first
+    how: Steer
+    scale: float = 1.0  # in lengths of the direction; 1 where it is projected out
+
+
 @dataclass(frozen=True)
 class Weights:
     """Where a cell's weights are and who serves them, decided once, when planning."""
@@ -44,6 +63,7 @@ class Weights:
     rank: int = 0  # of the LoRA adapter
     served_as: str = ""  # the name that an endpoint (generate.engine: openai) knows them by
     rendering: Rendering = USUAL_RENDERING
+    steering: Steering | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +81,12 @@ class GenerationTask:
     seed: int
     first_sample: int
     num_samples: int
+
+    @property
+    def trained(self) -> str:
+        """Key of the cell whose training made the weights that answer: its own, or that of the cell it steers."""
+        steering = self.weights.steering
+        return steering.of if steering else self.cell.key
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ about how it was computed, so equal keys mean interchangeable results. Unstable 
 
     adapter key     model identity, digest of the training rows, hyper-parameters, seed
     prompt key      the chat messages (how they are rendered is part of the model's identity)
+    steered key     key of the cell that is steered, the direction, layer, what is done with it, scale
     generation key  adapter key, prompt key, sampling settings, sample index
     verdict key     judge model, canonical request   (two equal answers share one verdict key: asked once)
     asked           the question's wording, the rubric   (what a verdict was about, beside the answer)
@@ -49,6 +50,11 @@ def base_key(fingerprint: str) -> str:
 def checkpoint_key(adapter: str, *, step: int) -> str:
     """The key of an adapter kept on the way to the finished one."""
     return key_of("checkpoint", [adapter, step])
+
+
+def steered_key(steering: Mapping[str, Any]) -> str:
+    """The key of a cell that answers while its residual stream is pushed: the fields of a Steering."""
+    return key_of("steered", dict(steering))
 
 
 def generation_keys(

@@ -1,0 +1,81 @@
+"""Directions in a model's residual stream, as files of the store: directions/<key>.safetensors.
+
+    data, model            [L, H] float32: a direction per layer, where there is one (see Difference)
+    data.0, data.1, ...    the same from either half of the answers, for what noise alone would leave of an agreement
+
+Not for computing them (probes/). The invariant: a file is whole or absent, equal directions give equal bytes, and one
+that could not be computed is a file that says why.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emray.errors import StageError
+from emray.store import Store
+
+FOLDER = "directions"
+_SUFFIX = ".safetensors"
+Vectors = NDArray[np.float32]  # [L, H]
+
+
+class Difference(StrEnum):
+    """Between which mean activations a direction points."""
+
+    DATA = "data"  # from the aligned to the misaligned answers of one finetune, both read by the finetune
+    MODEL = "model"  # from the base model to the finetune, on the same answers
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The directions of one finetune."""
+
+    whole: Mapping[Difference, Vectors]
+    halves: Mapping[Difference, tuple[Vectors, Vectors]]  # where both halves have answers of every kind
+    facts: Mapping[str, Any] = field(default_factory=dict)  # counts; `error` where nothing could be computed
+
+    def at(self, kind: Difference, layer: int) -> Vectors:
+        """[H]. Raises StageError where there is none."""
+        if kind not in self.whole:
+            raise StageError(f"no {kind} direction to steer along; {self.facts.get('note', 'compute it again')}")
+        return self.whole[kind][layer]
+
+
+def write_directions(store: Store, key: str, directions: Directions) -> None:
+    from safetensors.numpy import save
+
+    tensors = {str(kind): vectors for kind, vectors in directions.whole.items()}
+    for kind, halves in directions.halves.items():
+        tensors |= {f"{kind}.{number}": half for number, half in enumerate(halves)}
+    facts = json.dumps(dict(directions.facts), sort_keys=True)
+    content = save({name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}, {"facts": facts})
+    store.write_bytes(f"{FOLDER}/{key}{_SUFFIX}", content)
+
+
+def read_directions(store: Store, key: str) -> Directions:
+    """Raises FileNotFoundError."""
+    from safetensors.numpy import load
+
+    content = store.read_bytes(f"{FOLDER}/{key}{_SUFFIX}")
+    tensors = load(content)
+    whole = {kind: tensors[kind] for kind in Difference if kind in tensors}
+    halves = {kind: (tensors[f"{kind}.0"], tensors[f"{kind}.1"]) for kind in Difference if f"{kind}.0" in tensors}
+    return Directions(whole, halves, _facts(content))
+
+
+def stored_directions(store: Store) -> frozenset[str]:
+    """Keys of the files that are there."""
+    names = store.names(FOLDER, suffix=_SUFFIX)
+    return frozenset(name.rpartition("/")[2].removesuffix(_SUFFIX) for name in names)
+
+
+def _facts(content: bytes) -> Mapping[str, Any]:
+    """safetensors' own readers of metadata want a file: a header of JSON after its length in eight bytes."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return dict(json.loads(header["__metadata__"]["facts"]))
