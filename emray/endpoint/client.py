@@ -18,6 +18,7 @@ from emray.endpoint.refusals import CallFailed, Failure, body_of, refusal
 from emray.endpoint.reply import Reply
 from emray.errors import UserError
 from emray.spec import EndpointSpec
+from emray.spec.unkept import key_in_url
 
 NO_KEY = "none"  # sent to endpoints that ask for no key
 CONNECT_TIMEOUT_S = 10.0
@@ -36,7 +37,12 @@ class Address(NamedTuple):
     @classmethod
     def of(cls, base_url: str | None, *, key: str) -> "Address":
         """`base_url` None or empty: $OPENAI_BASE_URL, or OpenAI."""
-        url = urlsplit((base_url or os.environ.get("OPENAI_BASE_URL") or "").strip())
+        given = (base_url or os.environ.get("OPENAI_BASE_URL") or "").strip()
+        if where := key_in_url(given):
+            raise UserError(
+                f"OPENAI_BASE_URL holds {where}, which error texts would repeat; put it into an API key variable"
+            )
+        url = urlsplit(given)
         query = dict(parse_qsl(url.query))
         host = url.hostname or ""
         azure = _API_VERSION in query or host.endswith(AZURE)

@@ -3,12 +3,13 @@
 Not for asking it (endpoint/). The invariant: nothing here is part of a key but what `dialect` makes of a request.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from emray.spec.section import Section, as_list
+from emray.spec.unkept import EndpointUrl, VariableName, names_of_keys
 
 _MAY_BE_OMITTED = Literal["temperature", "top_p", "seed", "max_tokens"]
 _FIXED = {"model", "messages", "stream", "n"}  # of a request: not for extra_body
@@ -45,8 +46,8 @@ class EndpointSpec(Section):
 
     place: ClassVar[str] = "endpoint"  # of this section in the sweep file
 
-    base_url: str | None = Field(None, description="default: $OPENAI_BASE_URL, or OpenAI")
-    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
+    base_url: EndpointUrl | None = Field(None, description="default: $OPENAI_BASE_URL, or OpenAI")
+    api_key_env: VariableName = Field("OPENAI_API_KEY", description="environment variable that holds the key")
     rpm: float | None = Field(None, gt=0, description="requests per minute; default: no limit but the server's")
     tpm: float | None = Field(None, gt=0, description="tokens per minute")
     max_in_flight: int = Field(256, ge=1, description="requests under way in the whole cluster")
@@ -75,6 +76,8 @@ class EndpointSpec(Section):
     def _leaves_ours_alone(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(_FIXED & value.keys()):
             raise ValueError(f"{', '.join(taken)} cannot be set here")
+        if keys := names_of_keys(_names(value)):
+            raise ValueError(f"{', '.join(keys)} would reach plans and reports; put it where api_key_env says")
         return value
 
     def dialect(self, body: Mapping[str, Any], *, model: str) -> dict[str, Any]:
@@ -89,6 +92,14 @@ class EndpointSpec(Section):
         if limit != "max_tokens" and "max_tokens" in kept:
             kept[limit] = kept.pop("max_tokens")
         return kept | ({"reasoning_effort": effort} if effort else {}) | self.extra_body
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Of all fields within."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield str(name)
+            yield from _names(inner)
 
 
 def _usual_dialect(model: str) -> dict[str, Any]:

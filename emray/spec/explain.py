@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from emray.spec.unkept import SECRET
+
 _TAGS = ("numbers", "adaptive")  # of the two forms of seeds; not words of the sweep file
 
 
@@ -36,6 +38,8 @@ def explain(error: ValidationError, *, root: type[BaseModel]) -> str:
 
 def _given(problem: Mapping[str, Any]) -> str:
     value = problem["input"]
+    if problem["type"] == SECRET:
+        return ""
     return f", given {value!r}" if isinstance(value, str | int | float | bool | None) else ""
 
 

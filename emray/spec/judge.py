@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from emray.records import Metric
 from emray.spec.endpoint import EndpointSpec
+from emray.spec.unkept import EndpointUrl
 
 _SCORE_TOKENS = 4  # enough for 100 and the end, also where each digit is a token
 _TOP_LOGPROBS = 20  # the most that OpenAI gives (Betley et al. use them all)
@@ -23,7 +24,7 @@ class JudgeSpec(EndpointSpec):
     engine: Literal["openai", "vllm"] = Field(
         "openai", description="openai: an OpenAI-compatible endpoint; vllm: the sweep itself serves the model with vLLM"
     )
-    base_url: str | None = Field(
+    base_url: EndpointUrl | None = Field(
         None, description="OpenAI-compatible endpoint; default $OPENAI_BASE_URL or OpenAI; toy"
     )
     metrics: list[Metric] = Field([Metric.ALIGNED, Metric.COHERENT], min_length=1)
