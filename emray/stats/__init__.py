@@ -13,6 +13,8 @@ undefined comes out as NaN, never as 0.
     variance.py      variance components, design effect, mixed model
     power.py         minimum detectable effect, seeds needed, which cells an adaptive sweep adds next
     agreement.py     judge reliability and error correction
+    association.py   correlations of a few domains: exact permutation p, leave one out, partial, what could be seen
+    roc.py           how well a score tells members from others
     sufficient.py    101 x 101 score histograms and the rules evaluated on them
 
 Axes of arrays, everywhere: S seed, Q question, K sample, D domain, B bootstrap draw.
