@@ -41,7 +41,7 @@ class Partial(NamedTuple):
 
 
 def one_value_each(units: Sequence[Hashable]) -> None:
-    """Raises DataError where a unit stands twice: its value was broadcast to its samples, which is pseudo-replication."""
+    """Raises DataError where a unit stands twice: its value was broadcast to its samples (pseudo-replication)."""
     repeated = next((unit for number, unit in enumerate(units) if unit in set(units[:number])), None)
     if repeated is not None:
         raise DataError(
