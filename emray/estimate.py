@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from emray import judge, reduce
+from emray import judge, probes, reduce
 from emray.data import Missing, inquiry
 from emray.endpoint.prices import cost_usd, price_of
 from emray.model.facts import num_parameters
@@ -69,6 +69,7 @@ def print_estimate(plan: Plan, store: Store, console: Console, *, missing: Seque
         _training(plan, store),
         answers,
         StageEstimate("judge", "calls", _planned_calls(plan), verdicts.calls, verdicts.seconds),
+        *_probing(plan, store),
     ]
     console.print(_stage_table(stages))
     console.print(_judge_line(plan, verdicts), markup=False)
@@ -218,6 +219,15 @@ def _generation(plan: Plan, store: Store) -> StageEstimate:
     return StageEstimate("generate", "answers", planned, missing, _seconds(store, "generate", missing))
 
 
+def _probing(plan: Plan, store: Store) -> Iterator[StageEstimate]:
+    """One line a probe: what it wants measured in all, and what of it has no rows."""
+    there = store.keys(Kind.MEASUREMENTS)
+    for probe in probes.of_plan(plan):
+        wanted = [one.key for one in probe.measurements()]
+        missing = len(wanted) - int(there.has(wanted).sum())
+        yield StageEstimate(probe.name, "measurements", len(wanted), missing, _seconds(store, probe.name, missing))
+
+
 def _planned_calls(plan: Plan) -> int:
     return len(plan.cells) * len(plan.prompts) * plan.sweep.generate.samples * len(plan.sweep.judge.metrics)
 
@@ -249,7 +259,7 @@ def _seconds(store: Store, stage: str, missing: int) -> float | None:
     """Missing work at the speed this run folder has logged for the stage."""
     if missing == 0:
         return 0.0
-    entries = [entry for entry in store.stage_log() if entry["stage"] == stage]
+    entries = [entry for entry in store.stage_log() if stage in (entry["stage"], entry["details"].get("probe"))]
     done = sum(entry["details"].get("planned", 0) for entry in entries)
     return sum(entry["wall_s"] for entry in entries) / done * missing if done else None
 

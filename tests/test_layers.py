@@ -75,7 +75,7 @@ def test_imports_point_down(path: Path) -> None:
         "emray.reduce",
         "emray.report",
         "emray.sweep",
-        "emray.train, emray.generate, emray.judge, emray.endpoint",
+        "emray.train, emray.generate, emray.judge, emray.probes, emray.endpoint",
     ],
 )
 def test_importing_a_light_part_loads_nothing_heavy(imports: str) -> None:

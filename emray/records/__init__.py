@@ -29,19 +29,22 @@ from emray.records.nouns import (
     Cell,
     Condition,
     FinishReason,
+    Measurement,
     Message,
     Messages,
     Metric,
     Outcome,
     Place,
     Prompt,
+    Readout,
     Rendering,
 )
-from emray.records.schemas import GENERATION_SCHEMA, VERDICT_SCHEMA
+from emray.records.schemas import GENERATION_SCHEMA, MEASUREMENT_SCHEMA, VERDICT_SCHEMA
 
 __all__ = [
     "GENERATION_SCHEMA",
     "KEY_LENGTH",
+    "MEASUREMENT_SCHEMA",
     "NO_DOMAIN",
     "USUAL_RENDERING",
     "VERDICT_SCHEMA",
@@ -51,12 +54,14 @@ __all__ = [
     "Condition",
     "FinishReason",
     "GenerationTask",
+    "Measurement",
     "Message",
     "Messages",
     "Metric",
     "Outcome",
     "Place",
     "Prompt",
+    "Readout",
     "Rendering",
     "Steer",
     "Steering",

@@ -101,6 +101,27 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """One thing that a probe reads off a model or its data, in any number of readings that come together."""
+
+    key: str  # hashes what defines its readings
+    probe: str
+    model: str
+    domain: str
+    arm: str
+    seed: int = 0
+    adapter: str = ""  # the cell's key; empty where no model is looked at
+
+
+class Readout(NamedTuple):
+    """One number of a measurement."""
+
+    subject: str  # what it is about: an example's key, a layer, `-` for the whole
+    measure: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Rendering:
     """How a model's chat template is used: what decides a prompt's tokens beside the template and the messages."""
 

@@ -1,4 +1,4 @@
-"""The two tables of a run folder that stages share: generations and verdicts, column by column.
+"""The tables of a run folder that stages share: generations, verdicts and measurements, column by column.
 
 Not for summary tables (reduce/). The invariant: every part of a table has exactly these columns.
 """
@@ -41,5 +41,20 @@ VERDICT_SCHEMA = pa.schema(
         ("cost_usd", pa.float64()),  # of the reply; sum over distinct keys. Null when the price is unknown
         ("asked", pa.string()),  # key of the question's wording and rubric; null in imported results
         ("judge_key", pa.string()),  # key of the judge's settings
+    ]
+)
+
+MEASUREMENT_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # of the measurement, which has a row for each reading
+        ("subject", pa.string()),  # what of it the reading is about: an example's key, a layer, `-`
+        ("measure", pa.string()),  # what was read; `failed` where nothing could be, with the cause as subject
+        ("value", pa.float64()),
+        ("probe", pa.string()),
+        ("model", pa.string()),
+        ("domain", pa.string()),
+        ("arm", pa.string()),
+        ("seed", pa.int32()),
+        ("adapter", pa.string()),  # the cell's key; empty where no model is looked at
     ]
 )

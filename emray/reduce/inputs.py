@@ -11,8 +11,13 @@ from emray.errors import StoreError
 from emray.records import canonical_json
 from emray.store import Kind, Store
 
-FORMAT = 12  # raise it when equal inputs give other bytes
-STAGES = ("train", "generate", "judge")  # whose wall time is reported; reduce and report do not time themselves
+FORMAT = 13  # raise it when equal inputs give other bytes
+STAGES = (
+    "train",
+    "generate",
+    "judge",
+    "probe",
+)  # whose wall time is reported; the last two do not time themselves
 
 
 def inputs_digest(store: Store) -> str:

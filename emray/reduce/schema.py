@@ -397,8 +397,22 @@ TRAJECTORIES = SummaryTable(
     ),
 )
 
+DATASETS = SummaryTable(
+    "datasets.csv",
+    "one domain and arm: what its training rows are like",
+    (
+        _DOMAIN,
+        _ARM,
+        _count("num_examples", "rows", "examples that are trained on"),
+        _number("question_words", "words", "mean length of a question"),
+        _number("answer_words", "words", "mean length of an answer"),
+        _number("distinct_answers", "fraction", "distinct answers over examples"),
+    ),
+)
+
 TABLES = (
     CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS,
     COMPARISONS, THRESHOLDS, SPECIFICATION, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
+    DATASETS,
 )  # fmt: skip
 CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}

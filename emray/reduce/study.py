@@ -13,7 +13,7 @@ import numpy as np
 
 from emray.data import Question, make_prompts
 from emray.errors import StoreError
-from emray.records import Arm, Cell, Condition, Message, Place, Prompt, key_of, prompt_key
+from emray.records import Arm, Cell, Condition, Measurement, Message, Place, Prompt, key_of, prompt_key
 from emray.spec import ReduceSpec, Sweep
 from emray.stats.arrays import Ints
 from emray.stats.power import AdaptiveRule, sequential_level
@@ -47,6 +47,7 @@ class Study:
     imported: bool  # other people's results: what is there is what was requested
     analysis_hash: str | None  # of the analysis plan in force
     analysis_plans: tuple[Mapping[str, Any], ...]  # every one the run folder has had: hash, first_written, ...
+    measurements: tuple[Measurement, ...] = ()  # what probes were to measure
 
     @property
     def spec(self) -> ReduceSpec:
@@ -124,6 +125,7 @@ def load_study(document: Mapping[str, Any]) -> Study:
         fractions = tuple(float(row.get("fraction", 1.0)) for row in document["cells"])
         adaptive = _adaptive(document.get("adaptive"))
         notes, models = tuple(document["notes"]), dict(document["models"])
+        measurements = tuple(Measurement(**one) for one in document.get("measurements", ()))
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(f"plan.json is not a plan of this version ({error!r}); plan the sweep again") from None
     conditions = tuple(sweep.generate.conditions)
@@ -134,8 +136,9 @@ def load_study(document: Mapping[str, Any]) -> Study:
         prompts = make_prompts(questions, conditions=conditions, trigger=sweep.trigger)
     digest, plans = document.get("analysis_hash"), tuple(document.get("analysis_plans", ()))
     return Study(
-        sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported, digest, plans
-    )
+        sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported, digest, plans,
+        measurements,
+    )  # fmt: skip
 
 
 def _adaptive(fields: Mapping[str, Any] | None) -> AdaptiveRule | None:

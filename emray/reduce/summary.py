@@ -18,6 +18,7 @@ from emray.reduce.caveats import Reduced, caveats, rule_in_words, usable_seeds
 from emray.reduce.cells import Counts, cell_table, count, funnel
 from emray.reduce.claims import make_claims
 from emray.reduce.comparisons import comparison_rows
+from emray.reduce.dataset_rows import dataset_rows
 from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
 from emray.reduce.effects import sign_tests
 from emray.reduce.estimates import Estimates
@@ -45,6 +46,7 @@ def summarise(store: Store, *, document: Mapping[str, Any]) -> dict[str, bytes]:
     return {
         schema.CELLS.file: parquet_bytes(schema.CELLS, cells, rules=list(study.spec.rules)),
         **{table.file: csv_bytes(table, rows) for table, rows in with_planned(study, _tables(reduced)).items()},
+        **{table.file: csv_bytes(table, rows) for table, rows in _probe_tables(store, reduced).items()},
         "summary.json": _json_bytes(_facts(reduced) | {"wall_s": _wall_times(store)}),
     }
 
@@ -71,6 +73,11 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
         schema.CORRECTED: corrected_rows(study, found, counts),
         schema.TRAJECTORIES: trajectories(study, counts),
     }
+
+
+def _probe_tables(store: Store, reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
+    """What the probes of the sweep add; tables of others are there without rows."""
+    return {schema.DATASETS: dataset_rows(store, reduced.study)}
 
 
 def _facts(reduced: Reduced) -> dict[str, Any]:
@@ -164,10 +171,10 @@ def _training_hours(study: Study, records: Mapping[str, AdapterRecord]) -> dict[
 
 def _wall_times(store: Store) -> dict[str, float]:
     """Seconds per stage, summed over every run of the command that did something."""
-    walls = dict.fromkeys(STAGES, 0.0)
+    walls = dict.fromkeys(STAGES[:3], 0.0)
     for entry in store.stage_log():
-        if entry["stage"] in walls:
-            walls[entry["stage"]] += entry["wall_s"]
+        if entry["stage"] in STAGES:
+            walls[entry["stage"]] = walls.get(entry["stage"], 0.0) + entry["wall_s"]
     return {stage: round(wall_s, 3) for stage, wall_s in walls.items()}
 
 

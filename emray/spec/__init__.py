@@ -13,6 +13,7 @@ from emray.spec.generate import GenerateSpec, QuestionFile
 from emray.spec.grid import STAGES, CellSpec, Sweep, grid
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
+from emray.spec.probes import PredictorsSpec, ProbesSpec
 from emray.spec.reduce import ReduceSpec, RuleSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY
@@ -37,6 +38,8 @@ __all__ = [
     "JudgeSpec",
     "ModelSpec",
     "PredictionSpec",
+    "PredictorsSpec",
+    "ProbesSpec",
     "QuestionFile",
     "ReduceSpec",
     "ResourcesSpec",

@@ -17,6 +17,7 @@ from emray.spec.domain import DomainSpec
 from emray.spec.generate import GenerateSpec
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
+from emray.spec.probes import Probes, ProbesSpec
 from emray.spec.reduce import ReduceSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY, Section, absolute, as_list
@@ -24,7 +25,7 @@ from emray.spec.seeds import MOST_SEEDS, Seeds
 from emray.spec.train import TrainSpec
 from emray.spec.trigger import TriggerSpec
 
-STAGES = ("train", "generate", "judge", "reduce", "report")
+STAGES = ("train", "generate", "judge", "probe", "reduce", "report")
 
 
 class Sweep(Section):
@@ -42,6 +43,7 @@ class Sweep(Section):
     judge: JudgeSpec = JudgeSpec()
     reduce: ReduceSpec = ReduceSpec()
     analysis: AnalysisSpec | None = Field(None, description="what was decided before the answers were seen")
+    probes: Probes = ProbesSpec()
     resources: ResourcesSpec = ResourcesSpec()
 
     @field_validator("seeds", mode="before")
@@ -83,6 +85,13 @@ class Sweep(Section):
                     f"analysis.predicted.{number} is about arm {str(one.arm)!r}, which is not in arms: "
                     f"{', '.join(self.arms)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _probes_are_of_this_sweep(self) -> "Sweep":
+        domains = [domain.name for domain in self.domains]
+        for field, unknown in self.probes.unknown_domains(domains).items():
+            raise ValueError(f"{field} names domain {unknown!r}, which is not in domains: {', '.join(domains)}")
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,6 @@ nothing else, so that running one again is always safe.
 
 from emray.stages.run import Run
 from emray.stages.services import Services
-from emray.stages.work import Generation, Judging, Stage, Training
+from emray.stages.work import Generation, Judging, Probing, Stage, Training
 
-__all__ = ["Generation", "Judging", "Run", "Services", "Stage", "Training"]
+__all__ = ["Generation", "Judging", "Probing", "Run", "Services", "Stage", "Training"]

@@ -4,7 +4,7 @@ Not for what a stage has to do (work.py). The invariant: what one stage leaves i
 reads it.
 
     train -> generate -> judge, the answers judged as they are generated; where cells come in waves
-    (resources.cells_per_wave), those of one wave are judged while the next one trains
+    (resources.cells_per_wave), those of one wave are judged while the next one trains. Then the probes measure
 """
 
 import threading
@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from emray import judge
+from emray import judge, probes
 from emray import plan as planning
 from emray.context import Context
 from emray.plan import PLAN, Plan
@@ -25,7 +25,7 @@ from emray.records import FinishReason, GenerationTask, Outcome, TrainJob
 from emray.spec import STAGES, Sweep
 from emray.stages.fruitless import check_answers, check_cells, check_verdicts
 from emray.stages.services import Services
-from emray.stages.work import GENERATE, JUDGE, TRAIN, Generation, Judging, Training, num_answers
+from emray.stages.work import GENERATE, JUDGE, PROBE, TRAIN, Generation, Judging, Probing, Training, num_answers
 from emray.store import Kind, Store
 
 
@@ -39,9 +39,10 @@ class Run:
         self.services = services
         self.lines = lines
         self.training, self.generation, self.judging = Training(plan), Generation(plan), Judging(plan)
+        self.probing = tuple(map(Probing, probes.of_plan(plan)))
 
     def results(self, *, until: str) -> bool:
-        """Train, generate and judge, or as many of these as come before `until` is over."""
+        """Train, generate, judge and probe, or as many of these as come before `until` is over."""
         wanted = STAGES[: STAGES.index(until) + 1]
         jobs = tuple(self.training.missing(self.store))
         if jobs:  # refused before anything is written
@@ -64,11 +65,14 @@ class Run:
         if JUDGE in wanted:
             did = self._judge() or did  # what was generated before, and what further judges say
             check_verdicts(self.store)
+        if PROBE in wanted:
+            did = self._probe() or did
         return did
 
     def _write_plan(self) -> None:
         earlier, answered = planning.written(self.store), bool(self.store.part_sizes(Kind.GENERATIONS))
         document = planning.dated(self.plan.document, earlier=earlier, now_s=time.time(), answered=answered)
+        document["measurements"] = [vars(one) for stage in self.probing for one in stage.probe.measurements()]
         if document != earlier:
             self.store.write_json(PLAN, document)
 
@@ -94,13 +98,13 @@ class Run:
         return Context(self.store, self.sweep.resources, advance, hardware)
 
     @contextmanager
-    def timed(self, stage: str, *, planned: int) -> Iterator[None]:
+    def timed(self, stage: str, *, planned: int, **details: str) -> Iterator[None]:
         """The stage's wall time in the log, once it ends well."""
         clock = self.context().clock
         started, began_s = time.time(), clock()
         yield
         wall_s = clock() - began_s
-        self.store.log_stage(stage, started_s=started, wall_s=wall_s, details={"planned": planned})
+        self.store.log_stage(stage, started_s=started, wall_s=wall_s, details={"planned": planned, **details})
 
     @property
     def _judged_as_generated(self) -> bool:
@@ -126,6 +130,20 @@ class Run:
             stage.run(missing, self.context(self.lines.line(JUDGE, total=planned)))
         return True
 
+    def _probe(self) -> bool:
+        """PlannedProbe by probe, in their order: one may build on what another left."""
+        did = False
+        for stage in self.probing:
+            missing = tuple(stage.missing(self.store))
+            if not missing:
+                continue
+            self.services.start_ray()
+            context = self.context(self.lines.line(PROBE, total=len(missing)), computes=stage.probe.computes)
+            with self.timed(PROBE, planned=len(missing), probe=stage.probe.name):
+                stage.run(missing, context)
+            did = True
+        return did
+
     def _forget_failures(self, wanted: Sequence[str]) -> None:
         """With `resources.retry_failed`: drop the rows that say a try failed, so that they are missing again."""
         if not self.sweep.resources.retry_failed:
@@ -134,6 +152,8 @@ class Run:
             self.store.delete_rows(Kind.GENERATIONS, column="finish_reason", value=FinishReason.ERROR)
         if JUDGE in wanted:
             self.store.delete_rows(Kind.VERDICTS, column="outcome", value=Outcome.API_ERROR)
+        if PROBE in wanted:
+            self.store.delete_rows(Kind.MEASUREMENTS, column="measure", value=probes.FAILED)
 
 
 class _Answers:

@@ -8,16 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from emray import judge
+from emray import judge, probes
 from emray import plan as planning
 from emray.context import Context
 from emray.judge import JudgeTask
 from emray.plan import Plan
-from emray.records import GenerationTask, TrainJob
+from emray.probes import PlannedProbe
+from emray.records import GenerationTask, Measurement, TrainJob
 from emray.spec import STAGES
 from emray.store import Kind, Store
 
-TRAIN, GENERATE, JUDGE = STAGES[:3]
+TRAIN, GENERATE, JUDGE, PROBE = STAGES[:4]
 
 _Work = TypeVar("_Work")
 
@@ -87,6 +88,20 @@ class Judging:
 
     def run(self, work: Iterable[JudgeTask], context: Context) -> None:
         judge.run(work, spec=self.plan.sweep.judge, base_url=self.base_url, context=context)
+
+
+@dataclass(frozen=True)
+class Probing:
+    """Measurements of one probe that have no rows."""
+
+    probe: PlannedProbe
+    name = PROBE
+
+    def missing(self, store: Store) -> Iterator[Measurement]:
+        return probes.missing(self.probe, store)
+
+    def run(self, work: Iterable[Measurement], context: Context) -> None:
+        probes.run(self.probe, work, context)
 
 
 def num_answers(tasks: Sequence[GenerationTask]) -> int:

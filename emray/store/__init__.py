@@ -4,6 +4,7 @@
     adapters/<key>/             PEFT files, then record.json (its presence means: done, or failed for good)
     generations/*.parquet       parts; a part is complete or absent
     verdicts/*.parquet
+    measurements/*.parquet      what probes read
     journal/                    judge replies as they arrive (endpoint/ owns their form)
     log/*.json                  one line of wall time per stage that did something
     summary/, report/           derived; their record.json names the inputs they were derived from

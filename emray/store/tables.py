@@ -1,4 +1,4 @@
-"""The two tables that grow by parts.
+"""The tables that grow by parts.
 
     <kind>/part-<digest>.parquet             what a worker wrote at once
     <kind>/compact-<rows>-<digest>.parquet   what compaction made of them (compaction.py)
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from emray.records import GENERATION_SCHEMA, VERDICT_SCHEMA
+from emray.records import GENERATION_SCHEMA, MEASUREMENT_SCHEMA, VERDICT_SCHEMA
 from emray.store.files import Files
 from emray.store.keyset import KeyArray, Keys, key_array
 from emray.store.parts import SUFFIX, read_part, scan
@@ -30,11 +30,18 @@ class Kind(StrEnum):
 
     GENERATIONS = "generations"
     VERDICTS = "verdicts"
+    MEASUREMENTS = "measurements"
 
 
-SCHEMAS = {Kind.GENERATIONS: GENERATION_SCHEMA, Kind.VERDICTS: VERDICT_SCHEMA}
+SCHEMAS = {
+    Kind.GENERATIONS: GENERATION_SCHEMA, Kind.VERDICTS: VERDICT_SCHEMA, Kind.MEASUREMENTS: MEASUREMENT_SCHEMA,
+}  # fmt: skip
 # What makes a row itself: two equal answers share a verdict key but are two rows.
-IDENTITY = {Kind.GENERATIONS: ["key"], Kind.VERDICTS: ["generation", "key"]}
+IDENTITY = {
+    Kind.GENERATIONS: ["key"],
+    Kind.VERDICTS: ["generation", "key"],
+    Kind.MEASUREMENTS: ["key", "subject", "measure"],
+}
 
 
 class Tables:
@@ -46,7 +53,8 @@ class Tables:
     def write_rows(self, kind: Kind, rows: Sequence[Mapping[str, Any]] | pa.Table) -> list[str]:
         """Add rows, as one part unless they are very many; returns the names. A repeat overwrites itself."""
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=SCHEMAS[kind])
-        pieces = (table.slice(start, ROWS) for start in range(0, table.num_rows, ROWS))
+        size = max(1, table.num_rows) if kind == Kind.MEASUREMENTS else ROWS  # a measurement comes whole or not at all
+        pieces = (table.slice(start, size) for start in range(0, table.num_rows, size))
         return [write_part(self._files, kind, piece, prefix="part") for piece in pieces]
 
     def read_rows(self, kind: Kind, *, columns: Sequence[str] | None = None) -> pa.Table:

@@ -1,0 +1,39 @@
+"""What may predict or explain misalignment: probes of a sweep's data, adapters and answers.
+
+    protocol.py        what every probe is, and what of it is missing
+    measuring.py       measurements over Ray workers, each writing its own rows
+    dataset_facts.py   how many examples a domain trains on, how long and how varied they are
+
+Not for tables or claims (reduce/). The invariant: a measurement is there when its rows are in the store, and its key
+hashes what defines them, so a rerun measures nothing and one more seed its own cells alone.
+Importing this package imports neither ray nor torch.
+"""
+
+from collections.abc import Iterable
+
+from emray.context import Context
+from emray.plan import Plan
+from emray.probes.dataset_facts import DatasetFacts
+from emray.probes.protocol import FAILED, PlannedProbe, missing
+from emray.records import Measurement
+
+__all__ = ["FAILED", "PlannedProbe", "missing", "of_plan", "run"]
+
+
+def of_plan(plan: Plan) -> tuple[PlannedProbe, ...]:
+    """The plan's probes that measure, in the order in which they run."""
+    probes = plan.sweep.probes
+    found: list[PlannedProbe] = []
+    if probes.predictors is not None:
+        found.append(DatasetFacts(plan))
+    return tuple(found)
+
+
+def run(probe: PlannedProbe, work: Iterable[Measurement], context: Context) -> None:
+    """Make these measurements of a probe and write their rows; `context.advance` counts them. Ray must be running.
+
+    What cannot be measured becomes a row that says why. Raises StageError when workers die before any is made.
+    """
+    from emray.probes.measuring import measure
+
+    measure(probe, work, context)
