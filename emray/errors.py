@@ -12,11 +12,16 @@ Not for programming mistakes: those are `assert` and tracebacks. All survive pic
 process borders inside Ray: each takes one message and nothing else.
 """
 
+from emray.printable import printable_line
+
 
 class EmrayError(Exception):
     """One clear line: what was wrong, what was given, what is allowed, what to do."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable_line(message))
 
 
 class UserError(EmrayError):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,9 +20,24 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+
+from emray.printable import printable_line, printable_lines
 
 _LOG_EVERY_S = 30.0  # in a file, where no line can move
 _MAX_COLUMNS = 80
+
+
+class Terminal(Console):
+    """A console that obeys nobody's words but ours: control characters in what it is given are shown, not sent."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """See rich; its own control codes are segments of their own and stay."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable_lines(segment.text))
 
 
 class Advance(Protocol):
@@ -63,7 +78,7 @@ def progress_lines(console: Console) -> Iterator[ProgressLines]:
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),  # an endpoint's words, brackets and all
     )
     with Progress(*columns, console=console, refresh_per_second=4, disable=not console.is_terminal) as bars:
         yield ProgressLines(bars)
@@ -85,6 +100,7 @@ class _Line:
     def __call__(self, done: int, note: str = "") -> None:
         self._bars.advance(self._id, done)
         if note:
+            note = printable_line(note)
             self._bars.update(self._id, note=note)
 
     def grow(self, more: int) -> None:

@@ -23,7 +23,7 @@ from emray.ending import Stopped, stoppable, tell_how_to_go_on
 from emray.endpoint.prices import ending
 from emray.errors import EmrayError, SpecError, StageError
 from emray.plan import Plan
-from emray.progress import progress_lines
+from emray.progress import Terminal, progress_lines
 from emray.records import Arm, Place
 from emray.spec import HOSTED, STAGES, Sweep, load_sweep
 from emray.stages import Run, Services
@@ -60,18 +60,18 @@ kept; run again) · 2 the input is wrong (nothing was written) · 130 Ctrl-C,
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
-    console = Console(highlight=False)
+    console = Terminal()
     try:
         with stoppable():
             return _command(arguments, console)
     except EmrayError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"emray: {error}", markup=False)
+        Terminal(stderr=True).print(f"emray: {error}", markup=False, soft_wrap=True)
         return error.exit_code
     except OSError as error:
         if error.errno not in _MACHINE:
             raise
         line = f"emray: {error.filename or 'the disk'}: {error.strerror}; make room or give another --out"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+        Terminal(stderr=True).print(line, markup=False, soft_wrap=True)
         return _MACHINE[error.errno]
     except Stopped as stop:
         tell_how_to_go_on()

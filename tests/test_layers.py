@@ -28,6 +28,7 @@ LAYERS = [
     {"spec"},
     {"records"},
     {"errors"},
+    {"printable"},
 ]
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 HEAVY = ("torch", "ray", "vllm", "transformers", "deepspeed", "peft", "openai", "matplotlib", "statsmodels")

@@ -23,7 +23,7 @@ from emray.data import json_rows, mended, read_text
 from emray.ending import Stopped, stoppable, tell_how_to_go_on
 from emray.errors import DataError, EmrayError
 from emray.judge.tasks import JudgeTask, canonical_request, judged, pair
-from emray.progress import progress_line
+from emray.progress import Terminal, progress_line
 from emray.records import Message, Messages, prompt_key, verdict_key
 from emray.spec import BatchSpec, JudgeSpec, ResourcesSpec, judge_of
 from emray.store import Kind, Store
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with stoppable():
-            print(json.dumps(_run(arguments, Console(stderr=True, highlight=False))))
+            print(json.dumps(_run(arguments, Terminal(stderr=True))))
     except EmrayError as error:
         print(f"emray.judge: {error}", file=sys.stderr)
         return error.exit_code

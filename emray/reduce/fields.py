@@ -7,6 +7,7 @@ what is undefined is an empty field in CSV, null in JSON, None when read.
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emray.errors import StoreError
+from emray.printable import printable_lines
 from emray.records import key_of
 from emray.reduce.schema import Column, ColumnType, SummaryTable
 from emray.stats.contrasts import TTest
@@ -22,6 +24,8 @@ from emray.stats.contrasts import TTest
 _Row = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
+_FORMULA = re.compile(r"'*\s*[=+\-@].", re.DOTALL)  # a sign alone is none
+_QUOTED_FORMULA = re.compile(r"'+\s*[=+\-@].", re.DOTALL)
 _ARROW = {ColumnType.TEXT: pa.string(), ColumnType.COUNT: pa.int64(), ColumnType.NUMBER: pa.float64()}
 
 
@@ -76,7 +80,7 @@ def _field(column: Column, value: Any) -> str:
     undefined = value is None or (isinstance(value, float | np.floating) and math.isnan(value))
     if column.type == ColumnType.TEXT:
         assert isinstance(value, str), f"{column.name} is a text, not {value!r}"
-        return str(value)
+        return _harmless(value)
     if undefined:
         return ""
     if column.type == ColumnType.COUNT:
@@ -87,10 +91,19 @@ def _field(column: Column, value: Any) -> str:
 
 def _value(column: Column, text: str) -> str | int | float | None:
     if column.type == ColumnType.TEXT:
-        return text
+        return text[1:] if _QUOTED_FORMULA.match(text) else text
     if text == "":
         return None
     return int(text) if column.type == ColumnType.COUNT else float(text)
+
+
+def _harmless(text: str) -> str:
+    """Printable, and no formula to a spreadsheet: what would be one gets the apostrophe that spreadsheets read as text.
+
+    See OWASP, "CSV Injection". `_value` takes the apostrophe off again.
+    """
+    shown = printable_lines(text)
+    return f"'{shown}" if _FORMULA.match(shown) else shown
 
 
 def t_test_columns(test: TTest) -> dict[str, float]:

@@ -7,10 +7,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from emray import reduce, report
 from emray.errors import EmrayError
+from emray.progress import Terminal
 from emray.store import Store
 
 
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         reduce.run(store)
         report.render(store)
-        report.print_tables(store, Console(highlight=False))
+        report.print_tables(store, Terminal())
     except EmrayError as error:
         print(f"emray: {error}", file=sys.stderr)
         return error.exit_code

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from emray.printable import printable_line, printable_lines
 from emray.records import NO_DOMAIN
 from emray.reduce.study import Study, load_study
 from emray.report import wording
@@ -288,6 +289,7 @@ def _environment(*, html: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_shown,
     )
     environment.filters |= {
         name: getattr(wording, name)
@@ -300,11 +302,16 @@ def _environment(*, html: bool) -> Environment:
     return environment
 
 
+def _shown(value: Any) -> Any:
+    """What a page says, without characters that reorder or hide it. Markup is what was drawn here."""
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def markdown_text(text: str | None, *, limit: int = 300) -> str:
     """Text that renders as itself in Markdown on a code host: no markup, no HTML, one line, cut at `limit`."""
     if text is None:
         return wording.DASH
-    flat = " ".join(text.split())
+    flat = printable_line(" ".join(text.split()))
     flat = flat if len(flat) <= limit else flat[: limit - 1] + "…"
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         flat = flat.replace(character, entity)

@@ -5,6 +5,7 @@ Not for the page. Invariant: every cell is escaped, so that a name cannot become
 
 from collections.abc import Sequence
 
+from emray.printable import printable_line
 from emray.report.reading import Row, Summary
 from emray.report.wording import (
     decimal,
@@ -36,7 +37,7 @@ def tex_tables(summary: Summary) -> dict[str, bytes]:
 
 
 def tex_text(text: str) -> str:
-    return "".join(_ESCAPES.get(character, character) for character in text)
+    return "".join(_ESCAPES.get(character, character) for character in printable_line(text))
 
 
 def _taxonomy(summary: Summary) -> bytes:
