@@ -40,7 +40,8 @@ def lexical(texts: Sequence[str]) -> Lexical:
     compression = len(joined) / len(zlib.compress(joined, 9)) if joined else math.nan
     unique = len(set(texts)) / len(texts) if texts else math.nan
     mean_words = sum(map(len, words)) / len(words) if words else math.nan
-    return Lexical(*(distinct(words, length=n) for n in (1, 2, 3)), _moving(words), compression, unique, mean_words)
+    one, two, three = (distinct(words, length=n) for n in (1, 2, 3))
+    return Lexical(one, two, three, _moving(words), compression, unique, mean_words)
 
 
 def words_of(text: str) -> list[str]:
