@@ -3,6 +3,8 @@
     protocol.py        what every probe is, and what of it is missing
     measuring.py       measurements over Ray workers, each writing its own rows
     dataset_facts.py   how many examples a domain trains on, how long and how varied they are
+    activations.py     mean activations of answers, layer by layer
+    directions.py      directions between such means, and how far two agree
 
 Not for tables or claims (reduce/). The invariant: a measurement is there when its rows are in the store, and its key
 hashes what defines them, so a rerun measures nothing and one more seed its own cells alone.
