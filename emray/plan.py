@@ -38,7 +38,7 @@ from emray.records import (
     sampling_seed,
 )
 from emray.spec import AdaptiveSeeds, CellSpec, Sweep, grid
-from emray.store import AdapterRecord, Keys, Store
+from emray.store import AdapterRecord, Keys, Store, damaged
 
 PLAN = "plan.json"
 _TASKS_AT_ONCE = 100  # whose keys are looked up together
@@ -158,11 +158,14 @@ def _is_done(job: TrainJob, plan: Plan, records: Mapping[str, AdapterRecord]) ->
 
 
 def written(store: Store) -> Mapping[str, Any]:
-    """plan.json as an earlier run left it, empty if there is none."""
+    """plan.json as an earlier run left it, empty if there is none. Raises StoreError for one that is damaged."""
     try:
-        return store.read_json(PLAN)
+        document = store.read_json(PLAN)
     except FileNotFoundError:
         return {}
+    if not isinstance(document, Mapping):
+        raise damaged(store.root, PLAN, "it is no plan")
+    return document
 
 
 def usable_cells(plan: Plan, records: Mapping[str, AdapterRecord]) -> list[Cell]:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from emray import data
 from emray import plan as planning
+from emray.doctor import mend
 from emray.ending import Stopped, stoppable, tell_how_to_go_on
 from emray.endpoint.prices import ending
 from emray.errors import EmrayError, SpecError, StageError
@@ -114,6 +115,8 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
     for note in (*_endings(sweep, today=date.today()), *first.notes):
         console.print(f"note: {note}", style="yellow", markup=False)
     with _only_sweep_in(store), ExitStack() as resources:
+        for note in mend(store):
+            console.print(f"note: {note}", style="yellow", markup=False)
         store.settle()  # what a killed run left in many parts
         services = Services(resources, store=store, address=arguments.address)
         _run_until_enough(_Command(plan, arguments.until, store, services, console), first)

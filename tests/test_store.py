@@ -154,7 +154,9 @@ def test_a_relative_root_means_the_same_folder_in_a_worker(tmp_path: Path, monke
 
 def test_damage_is_told(store: Store) -> None:
     store.write_bytes("plan.json", b"{half")
-    with pytest.raises(StoreError, match=r"plan\.json is not JSON"):
+    with pytest.raises(
+        StoreError, match=r"plan\.json is damaged \(it is not JSON\); python -m emray\.doctor .* --repair"
+    ):
         store.read_json("plan.json")
 
 

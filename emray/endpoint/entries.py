@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emray.endpoint.reply import Reply, TokenChoice
-from emray.store import Store
+from emray.store import Store, damage_told, damaged, parquet_bytes, parquet_file
 
 FOLDER = "journal"
 LINES, PART = ".jsonl", ".parquet"
 SCHEMA = pa.schema([("key", pa.string()), ("reply", pa.string())])
 ROWS_A_GROUP = 1000  # of a part: what is read for one reply
 _CHUNK = 2**20  # bytes of a file of lines that are read at a time
-_START = b'{"key": "'  # of a line
+_START, _END = b'{"key": "', b"}}\n"  # of a line
 
 
 class Entry(NamedTuple):
@@ -52,12 +52,23 @@ def sizes(store: Store) -> dict[str, int]:
 
 
 def entries(store: Store, name: str, size: int, *, start: int = 0, keys_only: bool = False) -> Iterator[Entry]:
-    """Those of a file, of lines from byte `start` on; nothing more of one that is deleted meanwhile."""
-    with suppress(FileNotFoundError), store.opened(name, size=size) as file:
+    """Those of a file, of lines from byte `start` on; nothing more of one that is deleted meanwhile.
+
+    Raises StoreError for one that is damaged.
+    """
+    with suppress(FileNotFoundError), damage_told(store.root, name), store.opened(name, size=size) as file:
         if name.endswith(PART):
-            yield from _rows(pq.ParquetFile(file), ["key"] if keys_only else ["key", "reply"])
-        else:
-            yield from _lines(file, start)
+            yield from _rows(parquet_file(file), ["key"] if keys_only else ["key", "reply"])
+            return
+        for offset, line in lines_of(file, start):
+            if not looks_whole(line):
+                raise damaged(store.root, name, f"byte {offset} begins no entry")
+            yield Entry(_key(line), (offset, len(line)), line)
+
+
+def looks_whole(line: bytes) -> bool:
+    """Whether a line begins and ends as an entry does; its JSON is read when it is wanted."""
+    return line.startswith(_START) and line.endswith(_END) and b"\0" not in line
 
 
 def is_segment(name: str) -> bool:
@@ -71,17 +82,15 @@ def line_at(content: bytes) -> Entry:
 
 
 def group_of(store: Store, name: str, size: int, group: int) -> Sequence[Entry]:
-    """The entries of a part's group. Raises FileNotFoundError."""
-    with store.opened(name, size=size) as file:
-        return list(_group(pq.ParquetFile(file), group, ["key", "reply"]))
+    """The entries of a part's group. Raises FileNotFoundError, or StoreError when it is damaged."""
+    with damage_told(store.root, name), store.opened(name, size=size) as file:
+        return list(_group(parquet_file(file), group, ["key", "reply"]))
 
 
 def part_of(replies: dict[str, str]) -> bytes:
     """A part of replies (JSON) by key, in this order: those that were asked for together lie together."""
-    sink = pa.BufferOutputStream()
     table = pa.table({"key": list(replies), "reply": list(replies.values())}, schema=SCHEMA)
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROWS_A_GROUP)
-    return bytes(sink.getvalue().to_pybytes())
+    return parquet_bytes(table, row_group_size=ROWS_A_GROUP)
 
 
 def _rows(part: pq.ParquetFile, columns: Sequence[str]) -> Iterator[Entry]:
@@ -96,14 +105,14 @@ def _group(part: pq.ParquetFile, group: int, columns: Sequence[str]) -> Iterator
         yield Entry(key, (group, row), text)
 
 
-def _lines(file: pa.NativeFile, start: int) -> Iterator[Entry]:
-    """Every whole line."""
+def lines_of(file: pa.NativeFile, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Every ended line and where it begins."""
     file.seek(start)
     offset, rest = start, b""
     while chunk := file.read(_CHUNK):
         whole, newline, rest = (rest + chunk).rpartition(b"\n")
         for line in (whole + newline).splitlines(keepends=True):  # of bytes: a text would also be cut at U+2028
-            yield Entry(_key(line), (offset, len(line)), line)
+            yield offset, line
             offset += len(line)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from emray.endpoint.entries import FOLDER, PART, Entry, entries, group_of, is_segment, line_at, sizes
 from emray.endpoint.reply import Answer, FollowUp, Reply, Request
 from emray.errors import StageError
-from emray.store import Store
+from emray.store import Store, damaged
 
 KEY_BYTES = 10  # of a key's hash: two of a hundred million coincide with probability 4e-9, and then one is asked again
 BLOCKS_KEPT = 8  # groups of parts, and segments, that were read last
@@ -91,7 +91,7 @@ class KeptReplies:
                 except FileNotFoundError:  # its file was put together with others: those are there by now
                     self.look()
                     continue
-                return entry.reply() if entry.key == key else None
+                return self._reply_of(entry, place) if entry.key == key else None
             return None
 
     def replies(self, keys: Collection[str]) -> dict[str, Reply]:
@@ -142,6 +142,13 @@ class KeptReplies:
         with self._store.opened(name, size=size) as file:
             file.seek(place.start)
             return line_at(file.read(place.extent))
+
+    def _reply_of(self, entry: Entry, place: EntryPlace) -> Reply:
+        """Raises StoreError when it is damaged."""
+        try:
+            return entry.reply()
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(self._store.root, self._names[place.file], error) from None
 
     def _block(self, name: tuple[str, int], read: Callable[[], Block]) -> Block:
         """What `read` gives, or gave a while ago."""

@@ -14,13 +14,14 @@ from emray.store import Store
 if TYPE_CHECKING:
     from emray.reduce.design import Forecast
 
-RECORD = "summary/record.json"
+SUMMARY = "summary"
 __all__ = ["is_current", "run", "seed_forecast"]
 
 
 def is_current(store: Store) -> bool:
-    """Whether the summary was made from what is stored now."""
-    return store.exists(RECORD) and store.read_json(RECORD)["inputs"] == inputs_digest(store)
+    """Whether the summary is whole and was made from what is stored now."""
+    made_of = store.made_of(SUMMARY)
+    return made_of is not None and made_of == inputs_digest(store)
 
 
 def run(store: Store) -> None:
@@ -30,11 +31,7 @@ def run(store: Store) -> None:
     from emray.reduce.summary import summarise
 
     digest = inputs_digest(store)
-    files = summarise(store, document=read_plan(store))
-    store.delete(RECORD)
-    for name, content in files.items():
-        store.write_bytes(f"summary/{name}", content)
-    store.write_json(RECORD, {"inputs": digest, "files": sorted(files)})
+    store.write_derived(SUMMARY, summarise(store, document=read_plan(store)), inputs=digest)
 
 
 def seed_forecast(store: Store, *, half_width: float = 0.05) -> "list[Forecast]":

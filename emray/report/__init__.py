@@ -13,15 +13,16 @@ from emray.store import Store
 if TYPE_CHECKING:
     from rich.console import Console
 
-RECORD = "report/record.json"
+REPORT = "report"
 FORMAT = 12  # raise it when equal inputs give other bytes
 
 __all__ = ["is_current", "print_tables", "render"]
 
 
 def is_current(store: Store) -> bool:
-    """Whether the report was made from the summary that is there now."""
-    return store.exists(RECORD) and store.read_json(RECORD)["inputs"] == _inputs_digest(store)
+    """Whether the report is whole and was made from the summary that is there now."""
+    made_of = store.made_of(REPORT)
+    return made_of is not None and made_of == _inputs_digest(store)
 
 
 def render(store: Store) -> None:
@@ -30,11 +31,7 @@ def render(store: Store) -> None:
         return
     from emray.report.pages import make_pages
 
-    files = make_pages(store)
-    store.delete("report")
-    for name, content in files.items():
-        store.write_bytes(f"report/{name}", content)
-    store.write_json(RECORD, {"inputs": _inputs_digest(store), "files": sorted(files)})
+    store.write_derived(REPORT, make_pages(store), inputs=_inputs_digest(store))
 
 
 def print_tables(store: Store, console: "Console") -> None:

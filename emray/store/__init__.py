@@ -14,7 +14,6 @@ there. The invariant: every file but the journal's appears under its name comple
 last.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -22,17 +21,21 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from emray.store import documents
+from emray.store import derived, documents
 from emray.store.adapters import AdapterRecord, Adapters
 from emray.store.compaction import compact
+from emray.store.damage import damage_told, damaged, parquet_bytes, parquet_fault, parquet_file, short
 from emray.store.files import Files, LocalFiles
 from emray.store.keyset import Keys, key_array
 from emray.store.lease import Lease
 from emray.store.objects import ObjectFiles
-from emray.store.parts import ahead
-from emray.store.tables import Kind, Tables
+from emray.store.parts import ahead, read_parts
+from emray.store.tables import SCHEMAS, Kind, Tables
 
-__all__ = ["AdapterRecord", "Keys", "Kind", "Lease", "Store", "key_array"]
+__all__ = [
+    "SCHEMAS", "AdapterRecord", "Keys", "Kind", "Lease", "Store", "damage_told", "damaged", "key_array", "parquet_bytes",
+    "parquet_fault", "parquet_file", "short",
+]  # fmt: skip
 
 
 class Store:
@@ -102,6 +105,10 @@ class Store:
         """Sorted names of the folders in a folder, without their parent."""
         return self._files.folders(folder)
 
+    def temporaries(self, *, older_than_s: float = 0) -> dict[str, int]:
+        """Bytes, by name, of what writers that died left of files that never appeared."""
+        return self._files.temporaries(older_than_s=older_than_s)
+
     def delete(self, name: str) -> None:
         """Remove a file or a folder that may not be there."""
         self._files.delete(name)
@@ -109,6 +116,20 @@ class Store:
     def delete_files(self, names: Sequence[str]) -> None:
         """Remove many files, any of which may not be there."""
         self._files.delete_files(names)
+
+    def move(self, name: str, *, to: str) -> None:
+        """Give a file another name. Raises FileNotFoundError."""
+        self._files.move(name, to=to)
+
+    # Derived folders: see derived.py ------------------------------------------------------------------------
+
+    def made_of(self, folder: str) -> str | None:
+        """The digest of what a derived folder was made of; None where it is not there or not whole."""
+        return derived.made_of(self._files, folder)
+
+    def write_derived(self, folder: str, contents: Mapping[str, bytes], *, inputs: str) -> None:
+        """A derived folder's files by name, its record last; files of an earlier time go."""
+        derived.write_derived(self._files, folder, contents, inputs=inputs)
 
     # Adapters: see adapters.py -------------------------------------------------------------------------------
 
@@ -123,12 +144,23 @@ class Store:
     def adapter_record(self, key: str) -> AdapterRecord | None:
         return self._adapters.record(key)
 
+    def indexed_adapters(self) -> list[str]:
+        """Keys of the adapters that the index names: whole when it was written."""
+        return self._adapters.indexed()
+
+    def adapter_damage(self, key: str) -> Iterator[tuple[str, str]]:
+        """Files of a trained adapter that are cut short, each with what is wrong; then its weights, if it has none."""
+        return self._adapters.damage(key)
+
     def adapter_records(self) -> dict[str, AdapterRecord]:
         """Records of all finished cells, trained and failed, by adapter key."""
         return self._adapters.records()
 
     def adapter_folder(self, key: str) -> Path:
-        """A local folder that holds the adapter's files (fetched once a machine when the store is remote)."""
+        """A local folder that holds the adapter's files (fetched once a machine when the store is remote).
+
+        Raises StoreError for files that are cut short.
+        """
         return self._adapters.folder(key)
 
     # Tables: see tables.py -----------------------------------------------------------------------------------
@@ -144,6 +176,10 @@ class Store:
     def iter_parts(self, kind: Kind, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The parts one by one in name order; an identity may come twice after a crash (see read_rows)."""
         return self._tables.iter_parts(kind, columns=columns)
+
+    def read_parts(self, sizes: Mapping[str, int], *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """These parts one by one. Raises FileNotFoundError, or StoreError for one that is damaged."""
+        return (part.table for part in read_parts(self._files, sizes, columns=columns))
 
     def part_names(self, kind: Kind) -> list[str]:
         return list(self._tables.part_sizes(kind))
@@ -180,8 +216,9 @@ class Store:
         self.write_json(name, {"stage": stage, "wall_s": round(wall_s, 3), "details": dict(details)})
 
     def stage_log(self) -> list[dict[str, Any]]:
-        """Every logged stage in the order of its start."""
-        return [json.loads(content) for _, content in self.read_files("log", suffix=".json")]
+        """Every logged stage in the order of its start. Raises StoreError for an entry that is damaged."""
+        found = self.read_files("log", suffix=".json")
+        return [documents.value_of(content, root=self.root, name=name) for name, content in found]
 
 
 def _arrived(root: str, known: bool) -> Store:

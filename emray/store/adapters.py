@@ -11,16 +11,19 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from emray.errors import StoreError
+from emray.store.damage import damage_told, damaged, parquet_bytes, parquet_file
 from emray.store.documents import read_json, write_json
 from emray.store.files import Files
+from emray.store.weight_files import WEIGHTS, fault_of
 
 FOLDER = "adapters"
 RECORD = "record.json"
@@ -60,6 +63,8 @@ class Adapters:
             return AdapterRecord(**read_json(self._files, f"{FOLDER}/{key}/{RECORD}"))
         except FileNotFoundError:
             return None
+        except TypeError:
+            raise damaged(self._files.root, f"{FOLDER}/{key}/{RECORD}", "it is no record") from None
 
     def records(self) -> dict[str, AdapterRecord]:
         """Records of all finished cells, trained and failed, by adapter key: the index, and what it does not have."""
@@ -77,17 +82,20 @@ class Adapters:
         if kept == index and not new:
             return
         columns = {"key": [*kept, *new], "details": [*kept.values(), *new.values()]}
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), sink, compression="zstd")
-        self._files.write_bytes(INDEX, sink.getvalue().to_pybytes())
+        self._files.write_bytes(INDEX, parquet_bytes(pa.table(columns, schema=INDEX_SCHEMA)))
 
     def _index(self) -> dict[str, str]:
-        """Details of trained adapters, as JSON; of them alone, since a failed one may be trained again."""
+        """Details of trained adapters, as JSON; of them alone, since a failed one may be trained again.
+
+        A damaged index is none: the records say the same, and the next one is written of them.
+        """
         try:
             content = self._files.read_bytes(INDEX)
-        except FileNotFoundError:
+            with damage_told(self._files.root, INDEX):
+                table = parquet_file(pa.BufferReader(content)).read()  # not pq.read_table, which imports pandas
+                table = table.select(INDEX_SCHEMA.names)
+        except (FileNotFoundError, KeyError, StoreError):
             return {}
-        table = pq.ParquetFile(pa.BufferReader(content)).read()  # not pq.read_table, which imports pandas
         return dict(zip(table["key"].to_pylist(), table["details"].to_pylist(), strict=True))
 
     def _read(self, keys: Sequence[str]) -> dict[str, AdapterRecord]:
@@ -96,17 +104,54 @@ class Adapters:
             return {record.key: record for record in pool.map(self.record, keys) if record}
 
     def folder(self, key: str) -> Path:
-        """A local folder that holds the adapter's files (fetched once a machine when the root is elsewhere)."""
-        path = self._files.local_path(f"{FOLDER}/{key}")
-        if path is not None:
-            return path
+        """A local folder that holds the adapter's files (fetched once a machine when the root is elsewhere).
+
+        Raises StoreError for files that are cut short.
+        """
+        own = self._files.local_path(f"{FOLDER}/{key}")
+        path = own or self._fetched(key)
+        for file in sorted(path.iterdir()) if path.is_dir() else ():
+            fault = fault_of(file.name, file.stat().st_size, partial(_head, file))
+            if fault:
+                if own is None:
+                    file.unlink(missing_ok=True)  # fetched again when it is whole
+                raise damaged(self._files.root, f"{FOLDER}/{key}/{file.name}", fault)
+        return path
+
+    def indexed(self) -> list[str]:
+        """Keys of the adapters that the index names."""
+        return list(self._index())
+
+    def damage(self, key: str) -> Iterator[tuple[str, str]]:
+        """Files of a trained adapter that are cut short, each with what is wrong; then its weights, if it has none."""
+        sizes = self._files.sizes(f"{FOLDER}/{key}")
+        for name, size in sizes.items():
+            fault = fault_of(name, size, partial(self._start_of, name, size))
+            if fault:
+                yield name, fault
+        if not any(name.endswith(WEIGHTS) for name in sizes):
+            yield f"{FOLDER}/{key}/adapter_model{WEIGHTS}", "it is not there"
+
+    def _start_of(self, name: str, size: int, num: int) -> bytes:
+        with self._files.opened(name, size=size) as file:
+            return bytes(file.read(num))
+
+    def _fetched(self, key: str) -> Path:
         digest = hashlib.sha256(self._files.root.encode()).hexdigest()[:12]
         local = Path(tempfile.gettempdir()) / f"emray-{os.getuid()}-{digest}" / key
         for name in self._files.sizes(f"{FOLDER}/{key}"):
             target = local / PurePosixPath(name).name
             if not target.exists():
                 local.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-                partial.write_bytes(self._files.read_bytes(name))
-                partial.rename(target)
+                half = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+                try:
+                    half.write_bytes(self._files.read_bytes(name))
+                    half.rename(target)
+                finally:
+                    half.unlink(missing_ok=True)
         return local
+
+
+def _head(file: Path, size: int) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(size)

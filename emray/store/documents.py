@@ -7,17 +7,21 @@ to be damaged.
 import json
 from typing import Any
 
-from emray.errors import StoreError
+from emray.store.damage import damaged
 from emray.store.files import Files
 
 
 def read_json(files: Files, name: str) -> Any:
     """Raises FileNotFoundError, or StoreError when the file is not JSON."""
-    content = files.read_bytes(name)
+    return value_of(files.read_bytes(name), root=files.root, name=name)
+
+
+def value_of(content: bytes, *, root: str, name: str) -> Any:
+    """The value of a file's content. Raises StoreError when it is not JSON."""
     try:
         return json.loads(content)
-    except ValueError:
-        raise StoreError(f"{files.root}/{name} is not JSON; delete it and run again") from None
+    except (ValueError, RecursionError):
+        raise damaged(root, name, "it is not JSON") from None
 
 
 def write_json(files: Files, name: str, value: Any) -> None:

@@ -6,8 +6,10 @@ for the first time (`create`) or in place of one version (`replace`) was so for 
 
 import fcntl
 import os
+import re
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,6 +19,8 @@ from typing import BinaryIO, NamedTuple, Protocol
 import pyarrow as pa
 
 from emray.errors import StoreError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 
 Version = str  # of a file's content; only ever compared
 
@@ -69,6 +73,12 @@ class Files(Protocol):
     def folders(self, folder: str) -> list[str]:
         """Sorted names of the folders in a folder, without their parent."""
 
+    def move(self, name: str, *, to: str) -> None:
+        """Give a file another name, over what is there. Raises FileNotFoundError."""
+
+    def temporaries(self, *, older_than_s: float) -> dict[str, int]:
+        """Bytes, by name, of what writers that died left of files that never appeared."""
+
     def delete(self, name: str) -> None:
         """Remove a file or a folder that may not be there."""
 
@@ -103,6 +113,8 @@ class LocalFiles:
     def put_file(self, name: str, path: Path) -> None:
         with self._temporary(name) as temporary:
             shutil.copyfile(path, temporary)
+            with temporary.open("rb") as file:  # a record follows, which a loss of power must not leave alone
+                os.fsync(file.fileno())
             temporary.replace(self._path / name)
 
     def read_version(self, name: str) -> Versioned:
@@ -158,6 +170,17 @@ class LocalFiles:
 
     def folders(self, folder: str) -> list[str]:
         return sorted(entry.name for entry in self._entries(folder) if entry.is_dir())
+
+    def move(self, name: str, *, to: str) -> None:
+        (self._path / name).replace(self._made_room(to))
+
+    def temporaries(self, *, older_than_s: float) -> dict[str, int]:
+        found = {}
+        for path in self._path.rglob(".*"):
+            with suppress(FileNotFoundError):
+                if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > older_than_s:
+                    found[path.relative_to(self._path).as_posix()] = path.stat().st_size
+        return dict(sorted(found.items()))
 
     def delete(self, name: str) -> None:
         path = self._path / name

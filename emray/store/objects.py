@@ -90,6 +90,15 @@ class ObjectFiles:
     def folders(self, folder: str) -> list[str]:
         return sorted(PurePosixPath(path).name for path in self._listed(folder)["common_prefixes"])
 
+    def move(self, name: str, *, to: str) -> None:
+        import obstore
+
+        with self._told("write"):
+            obstore.rename(self._objects, name, to)
+
+    def temporaries(self, *, older_than_s: float) -> dict[str, int]:
+        return {}  # an object appears whole
+
     def delete(self, name: str) -> None:
         import obstore
 

@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from emray.errors import StoreError
+from emray.store.damage import damage_told, parquet_file
 from emray.store.files import Files
 
 SUFFIX = ".parquet"
@@ -63,13 +63,8 @@ def ahead(files: Files, sizes: Mapping[str, int], read: Callable[[str, int], Rea
 
 def read_part(files: Files, name: str, size: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Raises FileNotFoundError, or StoreError when it is damaged or of an earlier version."""
-    try:
-        with files.opened(name, size=size) as file:
-            table = pq.ParquetFile(file, pre_buffer=True).read(
-                columns=list(columns) if columns else None, use_threads=False
-            )
-    except pa.ArrowInvalid as error:
-        raise StoreError(f"{files.root}/{name} is damaged ({error}); delete it and run again") from None
+    with damage_told(files.root, name), files.opened(name, size=size) as file:
+        table = parquet_file(file).read(columns=list(columns) if columns else None, use_threads=False)
     for column in columns or ():
         if column not in table.column_names:
             raise StoreError(

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from emray.records import GENERATION_SCHEMA, MEASUREMENT_SCHEMA, VERDICT_SCHEMA
+from emray.store.damage import parquet_bytes
 from emray.store.files import Files
 from emray.store.keyset import KeyArray, Keys, key_array
 from emray.store.parts import SUFFIX, read_part, scan
@@ -95,9 +95,7 @@ def write_part(files: Files, kind: Kind, table: pa.Table, *, prefix: str, durabl
     table = table.select(SCHEMAS[kind].names).cast(SCHEMAS[kind])
     digest = hashlib.sha256(np.sort(identities(table, kind)).tobytes()).hexdigest()[:20]
     name = f"{kind}/{prefix}-{digest}{SUFFIX}"
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    files.write_bytes(name, sink.getvalue().to_pybytes(), durable=durable)
+    files.write_bytes(name, parquet_bytes(table), durable=durable)
     return name
 
 

@@ -1,0 +1,192 @@
+"""Looking for damage, place by place.
+
+Not for moving anything (repairs.py). The invariant: it only reads, and a file that is being written is no finding.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from emray.endpoint import entries
+from emray.errors import StoreError
+from emray.plan import PLAN
+from emray.reduce import SUMMARY
+from emray.report import REPORT
+from emray.store import SCHEMAS, AdapterRecord, Kind, Store, damage_told, parquet_fault, parquet_file
+
+INDEX = "adapters/index.parquet"
+_NOTHING = "nothing: it is made again of what is there"
+_REDO = {
+    Kind.GENERATIONS: "{rows} answers are drawn again, and judged again where they come out otherwise",
+    Kind.VERDICTS: "{rows} verdicts are made again of the replies in journal/; what is not there is asked again",
+    Kind.MEASUREMENTS: "{rows} rows of the probes are measured again",
+}
+
+
+class Place(StrEnum):
+    """What kind of file it is, which decides what is done with it."""
+
+    PLAN = "plan"
+    ADAPTER = "adapter"
+    ANSWERS = "generations"
+    VERDICTS = "verdicts"
+    MEASUREMENTS = "measurements"
+    JOURNAL = "journal"
+    DERIVED = "derived"
+    TEMPORARY = "temporary"
+
+
+class Finding(NamedTuple):
+    """One file that is damaged."""
+
+    name: str
+    what: str  # is wrong with it
+    redo: str  # what it costs to have it again
+    place: Place
+
+
+def examine(store: Store) -> Iterator[Finding]:
+    """Everything in a run folder that is damaged. Raises StoreError for what is no run folder."""
+    folders = [name for name in ("adapters", *Kind, entries.FOLDER) if store.sizes(name) or store.folders(name)]
+    if not store.exists(PLAN) and not folders:
+        raise StoreError(f"{store.root} is not a run folder: it holds neither {PLAN} nor results")
+    yield from _plan(store)
+    yield from _index(store)
+    yield from adapters(store, store.folders("adapters"))
+    for kind in Kind:
+        yield from parts(store, kind, store.part_sizes(kind))
+    yield from journal(store)
+    yield from stage_log(store)
+    yield from _derived(store)
+    for name, size in store.temporaries().items():
+        yield Finding(name, f"{size:,} bytes of a file that never appeared", "nothing", Place.TEMPORARY)
+
+
+def adapters(store: Store, keys: Collection[str], *, weightless: bool = True) -> Iterator[Finding]:
+    """Those of these cells; one without a record is not finished, which is no damage.
+
+    `weightless`: also those whose weights somebody took away, which are missed only by answers still to come.
+    """
+    for key in keys:
+        try:
+            record = store.adapter_record(key)
+        except StoreError:
+            what = "it is no record"
+            yield Finding(f"adapters/{key}/record.json", what, "its cell is trained again", Place.ADAPTER)
+            continue
+        if record and record.trained:
+            there = store.sizes(f"adapters/{key}")
+            for name, what in store.adapter_damage(key):
+                if name in there or weightless:
+                    yield Finding(name, what, _training(record), Place.ADAPTER)
+
+
+def parts(store: Store, kind: Kind, sizes: dict[str, int]) -> Iterator[Finding]:
+    """Those of a table's parts that cannot be read to the end."""
+    for name, size in sizes.items():
+        what = _parquet(store, name, size, SCHEMAS[kind].names)
+        if what:
+            redo = _REDO[kind].format(rows=_num_rows(store, name, size))
+            yield Finding(name, what, redo, Place(str(kind)))
+
+
+def journal(store: Store, *, lines_only: bool = False) -> Iterator[Finding]:
+    """Damaged files of the journal; of `lines_only` those that a killed run left, by how their lines look."""
+    for name, size in entries.sizes(store).items():
+        if name.endswith(entries.PART):
+            what = None if lines_only else _parquet(store, name, size, entries.SCHEMA.names)
+        else:
+            what = _bad_lines(store, name, size, thorough=not lines_only)
+        if what:
+            redo = "the replies that cannot be read are asked for again, where no row was made of them"
+            yield Finding(name, what, redo, Place.JOURNAL)
+
+
+def stage_log(store: Store) -> Iterator[Finding]:
+    """Entries that say no time."""
+    for name, content in store.read_files("log", suffix=".json"):
+        try:
+            entry = json.loads(content)
+            whole = {"stage", "wall_s", "details"} <= entry.keys()
+        except (ValueError, AttributeError, RecursionError):
+            whole = False
+        if not whole:
+            yield Finding(name, "it is no entry", "nothing: the report leaves this stage's time out", Place.DERIVED)
+
+
+def is_entry(line: bytes) -> bool:
+    """Whether a line of the journal is a reply under its key."""
+    try:
+        entries.line_at(line).reply()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return entries.looks_whole(line)
+
+
+def _plan(store: Store) -> Iterator[Finding]:
+    redo = "it is written again; what it pinned (commits of the hub, dates, seeds so far) is looked up anew"
+    with suppress(FileNotFoundError):
+        try:
+            whole = isinstance(store.read_json(PLAN), dict)
+        except StoreError:
+            whole = False
+        if not whole:
+            yield Finding(PLAN, "it is not JSON, or no plan", redo, Place.PLAN)
+
+
+def _index(store: Store) -> Iterator[Finding]:
+    size = store.sizes("adapters").get(INDEX)
+    what = _parquet(store, INDEX, size, ["key", "details"]) if size is not None else None
+    if what:
+        yield Finding(INDEX, what, _NOTHING, Place.DERIVED)
+
+
+def _derived(store: Store) -> Iterator[Finding]:
+    for folder in (SUMMARY, REPORT):
+        record = f"{folder}/record.json"
+        if store.exists(record) and store.made_of(folder) is None:
+            yield Finding(record, "files beside it are not as it says", _NOTHING, Place.DERIVED)
+
+
+def _training(record: AdapterRecord) -> str:
+    wall_s = record.details.get("wall_s")
+    took = f" ({wall_s:,.0f} s the last time)" if isinstance(wall_s, int | float) else ""
+    return f"its cell is trained again{took}"
+
+
+def _parquet(store: Store, name: str, size: int, columns: Sequence[str]) -> str | None:
+    with suppress(FileNotFoundError), store.opened(name, size=size) as file:  # put together with others meanwhile
+        return parquet_fault(file, columns)
+    return None
+
+
+def _num_rows(store: Store, name: str, size: int) -> str:
+    """As the part's name says, or its footer, if that can be read."""
+    prefix, rows, *_ = name.rpartition("/")[2].split("-")
+    if prefix == "compact" and rows.isdigit():
+        return f"{int(rows):,}"
+    with suppress(StoreError, FileNotFoundError), damage_told(store.root, name), store.opened(name, size=size) as file:
+        return f"{parquet_file(file).metadata.num_rows:,}"
+    return f"the {size:,} bytes of"
+
+
+def _bad_lines(store: Store, name: str, size: int, *, thorough: bool) -> str | None:
+    good = is_entry if thorough else entries.looks_whole
+    with suppress(FileNotFoundError), store.opened(name, size=size) as file:
+        bad = [offset for offset, line in entries.lines_of(file) if not good(line)]
+        return f"{len(bad)} of its lines are no entries, the first at byte {bad[0]:,}" if bad else None
+    return None
+
+
+def readable(part: pa.NativeFile) -> Iterator[tuple[str, str]]:
+    """Keys and replies (JSON) of those groups of a journal's part that can be read."""
+    with suppress(StoreError), damage_told("", ""):
+        opened = parquet_file(part)
+        for group in range(opened.num_row_groups):
+            with suppress(StoreError), damage_told("", ""):
+                table = opened.read_row_group(group, columns=entries.SCHEMA.names, use_threads=False)
+                yield from zip(table["key"].to_pylist(), table["reply"].to_pylist(), strict=True)
