@@ -14,7 +14,7 @@ from benchmarks.synthetic_run import Rates, Truth, write_run
 from emray import reduce, report
 from emray.doctor import examine, mend, repair
 from emray.doctor.__main__ import main
-from emray.doctor.checks import Place
+from emray.doctor.checks import Location
 from emray.endpoint.journal import Journal, compact, journaled_keys
 from emray.endpoint.kept import KeptReplies
 from emray.endpoint.reply import Reply
@@ -258,7 +258,7 @@ def test_what_a_killed_writer_left_of_a_file_goes_after_an_hour(tmp_path: Path) 
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (1, 1))
-    found = sorted(finding.name for finding in examine(store) if finding.place == Place.TEMPORARY)
+    found = sorted(finding.name for finding in examine(store) if finding.place == Location.TEMPORARY)
     assert found == sorted(f"verdicts/{path.name}" for path in (old, new))
     mend(store)
     assert not old.exists()

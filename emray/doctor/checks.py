@@ -27,7 +27,7 @@ _REDO = {
 }
 
 
-class Place(StrEnum):
+class Location(StrEnum):
     """What kind of file it is, which decides what is done with it."""
 
     PLAN = "plan"
@@ -46,7 +46,7 @@ class Finding(NamedTuple):
     name: str
     what: str  # is wrong with it
     redo: str  # what it costs to have it again
-    place: Place
+    place: Location
 
 
 def examine(store: Store) -> Iterator[Finding]:
@@ -63,7 +63,7 @@ def examine(store: Store) -> Iterator[Finding]:
     yield from stage_log(store)
     yield from _derived(store)
     for name, size in store.temporaries().items():
-        yield Finding(name, f"{size:,} bytes of a file that never appeared", "nothing", Place.TEMPORARY)
+        yield Finding(name, f"{size:,} bytes of a file that never appeared", "nothing", Location.TEMPORARY)
 
 
 def adapters(store: Store, keys: Collection[str], *, weightless: bool = True) -> Iterator[Finding]:
@@ -76,13 +76,13 @@ def adapters(store: Store, keys: Collection[str], *, weightless: bool = True) ->
             record = store.adapter_record(key)
         except StoreError:
             what = "it is no record"
-            yield Finding(f"adapters/{key}/record.json", what, "its cell is trained again", Place.ADAPTER)
+            yield Finding(f"adapters/{key}/record.json", what, "its cell is trained again", Location.ADAPTER)
             continue
         if record and record.trained:
             there = store.sizes(f"adapters/{key}")
             for name, what in store.adapter_damage(key):
                 if name in there or weightless:
-                    yield Finding(name, what, _training(record), Place.ADAPTER)
+                    yield Finding(name, what, _training(record), Location.ADAPTER)
 
 
 def parts(store: Store, kind: Kind, sizes: dict[str, int]) -> Iterator[Finding]:
@@ -91,7 +91,7 @@ def parts(store: Store, kind: Kind, sizes: dict[str, int]) -> Iterator[Finding]:
         what = _parquet(store, name, size, SCHEMAS[kind].names)
         if what:
             redo = _REDO[kind].format(rows=_num_rows(store, name, size))
-            yield Finding(name, what, redo, Place(str(kind)))
+            yield Finding(name, what, redo, Location(str(kind)))
 
 
 def journal(store: Store, *, lines_only: bool = False) -> Iterator[Finding]:
@@ -103,7 +103,7 @@ def journal(store: Store, *, lines_only: bool = False) -> Iterator[Finding]:
             what = _bad_lines(store, name, size, thorough=not lines_only)
         if what:
             redo = "the replies that cannot be read are asked for again, where no row was made of them"
-            yield Finding(name, what, redo, Place.JOURNAL)
+            yield Finding(name, what, redo, Location.JOURNAL)
 
 
 def stage_log(store: Store) -> Iterator[Finding]:
@@ -115,7 +115,7 @@ def stage_log(store: Store) -> Iterator[Finding]:
         except (ValueError, AttributeError, RecursionError):
             whole = False
         if not whole:
-            yield Finding(name, "it is no entry", "nothing: the report leaves this stage's time out", Place.DERIVED)
+            yield Finding(name, "it is no entry", "nothing: the report leaves this stage's time out", Location.DERIVED)
 
 
 def is_entry(line: bytes) -> bool:
@@ -135,21 +135,21 @@ def _plan(store: Store) -> Iterator[Finding]:
         except StoreError:
             whole = False
         if not whole:
-            yield Finding(PLAN, "it is not JSON, or no plan", redo, Place.PLAN)
+            yield Finding(PLAN, "it is not JSON, or no plan", redo, Location.PLAN)
 
 
 def _index(store: Store) -> Iterator[Finding]:
     size = store.sizes("adapters").get(INDEX)
     what = _parquet(store, INDEX, size, ["key", "details"]) if size is not None else None
     if what:
-        yield Finding(INDEX, what, _NOTHING, Place.DERIVED)
+        yield Finding(INDEX, what, _NOTHING, Location.DERIVED)
 
 
 def _derived(store: Store) -> Iterator[Finding]:
     for folder in (SUMMARY, REPORT):
         record = f"{folder}/record.json"
         if store.exists(record) and store.made_of(folder) is None:
-            yield Finding(record, "files beside it are not as it says", _NOTHING, Place.DERIVED)
+            yield Finding(record, "files beside it are not as it says", _NOTHING, Location.DERIVED)
 
 
 def _training(record: AdapterRecord) -> str:

@@ -11,7 +11,7 @@ from itertools import chain
 
 import pyarrow as pa
 
-from emray.doctor.checks import INDEX, Finding, Place, adapters, is_entry, journal, parts, readable, stage_log
+from emray.doctor.checks import INDEX, Finding, Location, adapters, is_entry, journal, parts, readable, stage_log
 from emray.endpoint import entries
 from emray.store import Keys, Kind, Store
 
@@ -38,13 +38,13 @@ def mend(store: Store) -> list[str]:
 
 def repair(store: Store, findings: Sequence[Finding]) -> Iterator[tuple[Finding, str]]:
     """Move each aside; says where. For the holder of the lease."""
-    answers = {finding.name for finding in findings if finding.place == Place.ANSWERS}
+    answers = {finding.name for finding in findings if finding.place == Location.ANSWERS}
     if answers:
         _set_aside_verdicts(store, without=answers)
     moved: set[str] = set()
     for finding in findings:
         names = [name for name in _with_what_hangs_on_it(store, finding) if name not in moved]
-        if finding.place == Place.JOURNAL:
+        if finding.place == Location.JOURNAL:
             _save_entries(store, finding.name)
         for name in names:
             _move_aside(store, name)
@@ -54,7 +54,7 @@ def repair(store: Store, findings: Sequence[Finding]) -> Iterator[tuple[Finding,
 
 def _with_what_hangs_on_it(store: Store, finding: Finding) -> list[str]:
     """The files that go with a damaged one: of an adapter all, its record first."""
-    if finding.place != Place.ADAPTER:
+    if finding.place != Location.ADAPTER:
         return [finding.name]
     folder = finding.name.rpartition("/")[0]
     store.delete(INDEX)  # it may name the adapter; the next one is written of the records

@@ -33,8 +33,8 @@ from emray.store.parts import ahead, read_parts
 from emray.store.tables import SCHEMAS, Kind, Tables
 
 __all__ = [
-    "SCHEMAS", "AdapterRecord", "Keys", "Kind", "Lease", "Store", "damage_told", "damaged", "key_array", "parquet_bytes",
-    "parquet_fault", "parquet_file", "short",
+    "SCHEMAS", "AdapterRecord", "Keys", "Kind", "Lease", "Store", "damage_told", "damaged", "key_array",
+    "parquet_bytes", "parquet_fault", "parquet_file", "short",
 ]  # fmt: skip
 
 
