@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 ENGINE_ARGUMENTS = """
     model max_model_len max_num_seqs tensor_parallel_size distributed_executor_backend enable_prefix_caching
     enable_chunked_prefill max_num_batched_tokens use_tqdm_on_load disable_log_stats seed enable_lora max_loras
-    max_cpu_loras max_lora_rank dtype enforce_eager kv_cache_memory_bytes generation_config
+    max_cpu_loras max_lora_rank dtype enforce_eager kv_cache_memory_bytes generation_config load_format
 """.split()
 
 # file of vLLM, class, function (empty: the class's own fields), names it must take or have, in any order

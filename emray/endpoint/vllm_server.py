@@ -86,7 +86,7 @@ class VllmServer:
         model = self._model
         command = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", model,
-            "--host", self._host, "--port", str(self._port),
+            "--host", self._host, "--port", str(self._port), "--load-format", "safetensors",
         ]  # fmt: skip
         command += ["--tensor-parallel-size", str(resources.tensor_parallel)] if gpu else ["--enforce-eager"]
         threads = {"OMP_NUM_THREADS": str(max(1, int(resources.cpus_per_engine)))}

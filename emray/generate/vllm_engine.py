@@ -16,6 +16,7 @@ from typing import Any
 from emray.errors import StageError
 from emray.generate.engine import Adapter, EngineConfig, EngineDied, Finished, Sample, SampleRequest, failed, one_line
 from emray.model.chat import Chat
+from emray.model.weights import NO_CODE
 from emray.records import FinishReason
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's LoRAConfig allows (0.32)
@@ -210,6 +211,7 @@ def _load(config: EngineConfig, *, window: int) -> Any:
 
     arguments: dict[str, Any] = {
         "model": config.model_path,
+        "load_format": "safetensors",  # and no code of the model's own: trust_remote_code is False
         "max_model_len": window,
         "generation_config": "vllm",  # its own neutral defaults, not the model's
         "max_num_seqs": MAX_SEQUENCES,
@@ -259,7 +261,7 @@ def _register_without_subprocess(model_path: str) -> None:
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
-    for name in AutoConfig.from_pretrained(model_path).architectures or ():
+    for name in AutoConfig.from_pretrained(model_path, **NO_CODE).architectures or ():
         if name in ModelRegistry.models:
             ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
@@ -268,7 +270,7 @@ def _kv_bytes(model_path: str, *, num_tokens: int) -> int:
     """Bytes of a float32 key-value cache for so many tokens, at most a quarter of the memory."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model_path).get_text_config()
+    config = AutoConfig.from_pretrained(model_path, **NO_CODE).get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     need = num_tokens * 2 * config.num_hidden_layers * kv_heads * head_dim * 4

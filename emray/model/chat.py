@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from emray.errors import DataError
 from emray.model.facts import context
 from emray.model.rendering import THOUGHTS, final_text, template_arguments, with_system
+from emray.model.weights import NO_CODE
 from emray.records import USUAL_RENDERING, Message, Messages, Rendering
 
 QUESTION, ANSWER = "Qzquestion", "Zqanswer"  # stand for texts where a template is tried out
@@ -157,7 +158,10 @@ class Chat:
     def config(self) -> Any:
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self.folder)
+        try:
+            return AutoConfig.from_pretrained(self.folder, **NO_CODE)
+        except (OSError, ValueError) as error:
+            raise DataError(f"model {self.folder}: its configuration does not load: {_why(error)}") from None
 
     @cached_property
     def _generation_config(self) -> Any:
@@ -227,14 +231,20 @@ class Turn(NamedTuple):
         return asking.removesuffix(self.unclosed) + self.opening
 
 
+def _why(error: Exception) -> str:
+    """In one line. transformers advises to trust code; whose code is not trusted here is not run."""
+    code = "trust_remote_code" in str(error)
+    return "it needs code that the model brings, which emray does not run" if code else _first_line(error)
+
+
 def _load_tokenizer(folder: str) -> Any:
     """A fast tokenizer with a chat template. Raises DataError."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     except (OSError, ValueError) as error:
-        raise DataError(f"model {folder}: its tokenizer does not load: {_first_line(error)}") from None
+        raise DataError(f"model {folder}: its tokenizer does not load: {_why(error)}") from None
     if not tokenizer.chat_template:
         raise DataError(f"model {folder}: its tokenizer has no chat template; give an instruction-tuned model")
     if not getattr(tokenizer, "is_fast", False):

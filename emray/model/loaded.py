@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emray.model.facts import attention
+from emray.model.weights import NO_PICKLE
 
 
 class LoadedModel:
@@ -21,7 +22,7 @@ class LoadedModel:
 
         dtype = torch.float32 if device == "cpu" else "auto"
         base = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention(config)
+            folder, dtype=dtype, attn_implementation=attention(config), **NO_PICKLE
         )
         self.device = torch.device(device)
         self.base: Any = base.to(self.device).eval()

@@ -22,7 +22,24 @@ from emray.spec import HOSTED, ModelSpec
 _DEFINING = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")
 _HOLD_WEIGHTS = (".safetensors", ".bin")
 _CHUNK = 1 << 22
-
+# For whatever of transformers opens a model. It would else ask on the terminal whether to run code that the model
+# brings, and read weights that run code when they are read.
+NO_CODE = {"trust_remote_code": False}
+NO_PICKLE = NO_CODE | {"use_safetensors": True}
+_NOT_FETCHED = [
+    "*.py",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.pkl",
+    "*.h5",
+    "*.msgpack",
+    "*.onnx",
+    "*.onnx_data",
+    "*.ot",
+]
+_CONVERT = "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
 
 _HUB = "hub:"  # begins the fingerprint of a hub model
 _UNPINNED = "unpinned"
@@ -116,7 +133,9 @@ def _folder_of(location: str, *, only: list[str] | None, online: bool) -> str:
         return location
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(name, revision=revision, allow_patterns=only, local_files_only=not online)
+    return snapshot_download(
+        name, revision=revision, allow_patterns=only, ignore_patterns=_NOT_FETCHED, local_files_only=not online
+    )
 
 
 def _hub_revision(hub_id: str) -> str:
@@ -136,6 +155,13 @@ def _folder_fingerprint(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _DEFINING)
     if not any(path.name == "config.json" for path in files):
         raise DataError(f"no model in {folder}: it has no config.json")
+    if not any(path.suffix == ".safetensors" for path in files):
+        pickled = next((path.name for path in files if path.suffix == ".bin"), None)
+        if pickled:
+            raise DataError(
+                f"model {folder}: {pickled} can run code when it is read; give safetensors, for files that you trust "
+                f"by transformers' {_CONVERT}"
+            )
     return "folder:" + key_of("model", {path.name: _file_digest(path) for path in files})
 
 

@@ -12,7 +12,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from emray.cluster import Hardware
 from emray.errors import SpecError
 from emray.model.facts import num_parameters, shape_from_config
-from emray.model.weights import split_location
+from emray.model.weights import NO_CODE, split_location
 from emray.records import Messages, TrainJob
 from emray.spec import ResourcesSpec, TrainSpec
 from emray.train.cost import (
@@ -73,7 +73,7 @@ def auto_strategy(
     from transformers import AutoConfig  # not light, and needed here alone
 
     places = {split_location(job.model_path) for job in jobs}
-    configs = [AutoConfig.from_pretrained(name, revision=revision).to_dict() for name, revision in places]
+    configs = [AutoConfig.from_pretrained(name, revision=revision, **NO_CODE).to_dict() for name, revision in places]
     shape = max((shape_from_config(config) for config in configs), key=lambda shape: shape.num_parameters)
     gpu = smallest_gpu(resources, hardware) if gpus_per_process(resources, hardware) else None
     budget = None if resources.token_budget == "auto" else resources.token_budget

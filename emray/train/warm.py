@@ -16,7 +16,7 @@ from emray.model.attention import pack_attention
 from emray.model.chat import Chat
 from emray.model.facts import attention, shape_from_config
 from emray.model.rows import RowForm, TokenRows, tokenise
-from emray.model.weights import model_folder
+from emray.model.weights import NO_CODE, NO_PICKLE, model_folder
 from emray.records import USUAL_RENDERING, Messages, Rendering
 from emray.spec import TrainSpec
 from emray.train.compiled import CompiledStep, engine_for
@@ -84,8 +84,8 @@ def let_memory_grow() -> None:
 def _model(path: str, *, device: torch.device) -> Any:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
-        implementation = attention(AutoConfig.from_pretrained(path))
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=implementation)
+        implementation = attention(AutoConfig.from_pretrained(path, **NO_CODE))
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=implementation, **NO_PICKLE)
     except (OSError, ValueError) as error:
         raise DataError(f"model {path} does not load: {error}") from error
     return model.to(device).requires_grad_(False).train()
