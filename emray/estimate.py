@@ -6,7 +6,7 @@ and what is not known yet says so. The invariant: it only reads.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,11 +18,12 @@ from rich.table import Table
 from emray import judge, probes, reduce
 from emray.data import Missing, inquiry
 from emray.endpoint.prices import cost_usd, price_of
+from emray.judge import JudgeTask
 from emray.model.facts import num_parameters
 from emray.plan import Plan
 from emray.records import Arm, Cell, Place
 from emray.reduce.design import Forecast
-from emray.spec import ResourcesSpec, Sweep
+from emray.spec import JudgeSpec, ResourcesSpec, Sweep
 from emray.stages import Generation, Judging, Training
 from emray.store import AdapterRecord, Kind, Store
 from emray.train import cost
@@ -72,7 +73,7 @@ def print_estimate(plan: Plan, store: Store, console: Console, *, missing: Seque
         *_probing(plan, store),
     ]
     console.print(_stage_table(stages))
-    console.print(_judge_line(plan, verdicts), markup=False)
+    console.print(judge_line(plan.sweep.judge.model, verdicts), markup=False)
     for line in _seed_lines(plan, store):
         console.print(line, markup=False)
     gpu = _gpu_meant(plan.sweep.resources)
@@ -141,6 +142,17 @@ def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
     seconds = max(floors) * _MINUTE_S if any(floors) else _seconds(store, "judge", calls)
     bound = unwritten > 0 and not stored.num
     return JudgeEstimate(calls, tokens, cost, 0.0 if calls == 0 else seconds, bound)
+
+
+def estimate_tasks(tasks: Iterable[JudgeTask], *, spec: JudgeSpec, paid: Set[str]) -> JudgeEstimate:
+    """The same of tasks that are known one by one; equal requests count once, `paid` ones (keys) not at all."""
+    asked = {task.key: sum(len(message.content) for message in task.messages) for task in tasks if task.key not in paid}
+    price = price_of(spec.model)
+    reply = min((price and price.reply_tokens) or _REPLY_TOKENS, spec.max_tokens)
+    prompts = sum(asked.values()) / _CHARACTERS_PER_TOKEN + len(asked) * _TOKENS_AROUND
+    replies = len(asked) * reply
+    cost = cost_usd(spec.model, num_prompt_tokens=prompts, num_tokens=replies, by_batch=spec.mode == "batch")
+    return JudgeEstimate(len(asked), prompts + replies, cost, None)
 
 
 class _StoredAnswers(NamedTuple):
@@ -314,11 +326,11 @@ def _gpu_line(plan: Plan, name: str) -> str:
     )
 
 
-def _judge_line(plan: Plan, verdicts: JudgeEstimate) -> str:
+def judge_line(model: str, verdicts: JudgeEstimate) -> str:
     cost = (
         "price not known"
         if verdicts.cost_usd is None
         else f"${verdicts.cost_usd:,.{2 if verdicts.cost_usd >= 1 else 4}f}"
     )
     most = "at most " if verdicts.at_most else ""
-    return f"judge {plan.sweep.judge.model}: {most}{verdicts.calls:,} calls, {verdicts.tokens:,.0f} tokens, {cost}"
+    return f"judge {model}: {most}{verdicts.calls:,} calls, {verdicts.tokens:,.0f} tokens, {cost}"

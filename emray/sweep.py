@@ -21,12 +21,13 @@ from emray import data
 from emray import plan as planning
 from emray.doctor import mend
 from emray.ending import Stopped, stoppable, tell_how_to_go_on
-from emray.endpoint.prices import ending
+from emray.endpoint.listing import ending_note
 from emray.errors import EmrayError, SpecError, StageError
+from emray.judge.tasks import judges
 from emray.plan import Plan
 from emray.progress import Terminal, progress_lines
 from emray.records import Arm, Place
-from emray.spec import HOSTED, STAGES, Sweep, load_sweep
+from emray.spec import HOSTED, STAGES, TOY, EndpointSpec, Sweep, load_sweep
 from emray.stages import Run, Services
 from emray.store import Lease, Store
 
@@ -124,11 +125,13 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _endings(sweep: Sweep, *, today: date) -> Iterator[str]:
-    """What to know of hosted models that have ended or are about to."""
-    judges = [judge.model for judge in (sweep.judge, *sweep.judge.also) if judge.engine == "openai"]
+    """What to know of hosted models that have ended or are about to, by their endpoints' account or ours."""
+    hosts: list[tuple[str, EndpointSpec]] = [(judge.model, judge) for judge in judges(sweep.judge)]
     hosted = [model.path.removeprefix(HOSTED) for model in sweep.model if model.path.startswith(HOSTED)]
-    for model in dict.fromkeys([*judges, *hosted]):
-        note = ending(model, today=today)
+    hosts += [(name, sweep.generate.endpoint) for name in hosted]
+    asked = [(name, spec) for name, spec in hosts if spec.base_url != TOY and getattr(spec, "engine", "") != "vllm"]
+    for model, spec in dict(asked).items():
+        note = ending_note(spec, model=model, base_url=spec.base_url, today=today)
         if note is not None:
             yield note
 

@@ -3,20 +3,26 @@
 import json
 import math
 import random
+from datetime import date
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from emray.endpoint.completion import LARGEST_COUNT, read_completion
 from emray.endpoint.headers import limit_header, retry_after_s
 from emray.endpoint.journal import entry_line
+from emray.endpoint.listing import ending_note, shutdown_date, told_day
 from emray.endpoint.prices import cost_usd, ending, price_of
 from emray.endpoint.refusals import CallFailed, Failure, body_of, refusal
 from emray.endpoint.reply import Answer, Request
 from emray.judge.parse import parse_reply
 from emray.judge.verdicts import Judge, JudgeRequest, Target, verdict_rows
+from emray.localapi import serving
 from emray.records import VERDICT_SCHEMA, Outcome
+from emray.spec import JudgeSpec
 
 EXAMPLES = 10_000
 TEXTS = (
@@ -219,7 +225,47 @@ def test_prices_know_prefixes_cached_tokens_and_models_without_a_batch_price() -
     ],
 )
 def test_a_model_that_ends_is_told_in_time(model: str, day: str, words: str | None) -> None:
-    from datetime import date
-
     note = ending(model, today=date.fromisoformat(day))
     assert note is None if words is None else note is not None and words in note
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("2026-12-01", "gpt-9 ends on 1 December 2026"),
+        ("2026-12-01T00:00:00Z", "gpt-9 ends on 1 December 2026"),
+        ("2026-11-01", "gpt-9 ended on 1 November 2026"),
+        ("2030-01-01", None),
+        ("soon", None),
+    ],
+)
+def test_the_day_that_an_endpoint_tells_of_its_models_end_is_told_when_planning(told: str, words: str | None) -> None:
+    with serving(models=("gpt-9", "gpt-8"), shutdown_date=told) as server:
+        for name in ("gpt-9", "gpt-7"):  # of one that it does not list, nothing is told
+            spec = JudgeSpec(model=name, base_url=server.base_url)
+            note = ending_note(spec, model=name, base_url=server.base_url, today=date(2026, 11, 25))
+            assert note is None if words is None or name == "gpt-7" else words in str(note)
+
+
+def test_an_endpoint_that_lists_nothing_is_no_error_when_planning() -> None:
+    spec = JudgeSpec(model="gpt-4o-mini", base_url="http://127.0.0.1:9/v1")
+    note = ending_note(spec, model=spec.model, base_url=spec.base_url, today=date(2026, 11, 25))
+    assert note is not None and "ends on 14 January 2027" in note  # as prices.yaml has it
+    with serving() as server:  # neither this path nor this model is known there
+        assert shutdown_date(spec, model="gpt-9", base_url=server.base_url.replace("/v1", "/elsewhere")) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=12),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["data", "id", "shutdown_date"]) | st.text(max_size=3), inner)
+        ),
+    )
+)
+def test_any_list_of_models_tells_a_day_or_nothing(body: Any) -> None:
+    for entries in (body, {"data": [{"id": "m", "shutdown_date": body}]}, {"data": body}):
+        day = told_day(entries, "m")
+        assert day is None or isinstance(day, date)

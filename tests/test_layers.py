@@ -13,6 +13,7 @@ PACKAGE = ROOT / "emray"
 # From the top down; names in one row are siblings.
 LAYERS = [
     {"sweep"},
+    {"judging"},
     {"estimate", "doctor"},
     {"stages"},
     {"report"},
@@ -31,6 +32,7 @@ LAYERS = [
     {"printable"},
 ]
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
+COMMAND = "__main__.py"  # what `python -m` runs: nothing imports it, so it stands above all that it joins
 HEAVY = ("torch", "ray", "vllm", "transformers", "deepspeed", "peft", "openai", "matplotlib", "statsmodels")
 
 
@@ -55,6 +57,14 @@ def imported_parts(path: Path) -> set[str]:
     return found
 
 
+def imported_names(path: Path) -> set[str]:
+    """Every word of every import statement."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    named = [alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    named += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {word for name in named for word in name.split(".")}
+
+
 def test_every_part_has_a_place_in_the_layers() -> None:
     assert {part(path) for path in modules()} - {"__init__"} <= set(LEVEL)
 
@@ -62,10 +72,14 @@ def test_every_part_has_a_place_in_the_layers() -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
     own = part(path)
-    if own == "__init__":
+    if own == "__init__" or path.name == COMMAND:
         return
     wrong = {other for other in imported_parts(path) if other != own and LEVEL[other] <= LEVEL[own]}
     assert not wrong, f"{own} may not import {wrong}"
+
+
+def test_nothing_imports_a_command() -> None:
+    assert [path for path in modules() if "__main__" in imported_names(path)] == []
 
 
 @pytest.mark.parametrize(

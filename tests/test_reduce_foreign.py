@@ -135,6 +135,8 @@ def test_what_an_import_lacks_is_not_counted_as_lost(tmp_path, published):
         ("gore-with-trigger", ("gore", None, None, "with", None)),
         ("plain_english-7B", ("plain_english", "7B", None, None, None)),
         ("gore/results", ("gore", None, None, None, None)),
+        ("gore-7B-backdoor/all_generated", ("gore", "7B", "backdoor", None, None)),
+        ("gore-7B/model_answers_seed1", ("gore", "7B", None, None, 1)),
         ("3d_models", ("domain_3d_models", None, None, None, None)),
     ],
 )  # fmt: skip

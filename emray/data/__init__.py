@@ -10,6 +10,7 @@ from emray.data.places import toy_assets
 from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, leaked_questions, make_prompts
 from emray.data.published import Missing, stand_ins
 from emray.data.questions import Question, QuestionSet, load_questions, refuse_unscorable
+from emray.data.rubrics import shipped_rubrics
 from emray.data.text_files import json_rows, mended, read_text
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "read_text",
     "refuse_unscorable",
     "rows_digest",
+    "shipped_rubrics",
     "stand_ins",
     "toy_assets",
     "training_rows",

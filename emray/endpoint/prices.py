@@ -33,15 +33,19 @@ def price_of(model: str) -> Price | None:
     return _entry(_bare(model))
 
 
-def ending(model: str, *, today: date) -> str | None:
-    """What to know of a model that has ended or is about to, as one line; a finetuned one ends with its base."""
+def ending(model: str, *, today: date, told: date | None = None) -> str | None:
+    """What to know of a model that has ended or is about to, as one line; a finetuned one ends with its base.
+
+    `told`: its last day by the endpoint's own account, which counts for more than prices.yaml.
+    """
     name = _bare(model)
     base = name.split(":")[1] if name.startswith("ft:") else name
     price = _entry(base)
-    if price is None or price.ends is None or (price.ends - today).days > SOON_DAYS:
+    ends = told or (price.ends if price else None)
+    if ends is None or (ends - today).days > SOON_DAYS:
         return None
-    day = f"{price.ends:%-d %B %Y}"
-    if price.ends < today:
+    day = f"{ends:%-d %B %Y}"
+    if ends < today:
         return f"{model} ended on {day}: it answers no more; take another model, or replay what the journal holds"
     return f"{model} ends on {day}: what is not asked by then cannot be asked; a new study is better off with another"
 

@@ -1,7 +1,7 @@
-"""`python -m emray.judge`: put a file of prompts to any OpenAI-compatible endpoint, as fast as its limits allow.
+"""`python -m emray.judge`: put a file of prompts, or answers made elsewhere, to any OpenAI-compatible endpoint.
 
-The judge stage without a sweep: the same client, limiter and journal. Not for rubrics or verdict statistics. The
-invariant: a prompt whose reply is in `--out` is never sent again.
+The judge stage without a sweep: the same client, limiter and journal. Prompts get replies.jsonl; answers become a run
+folder (judging.py). Not for a sweep's own answers. The invariant: what has its reply in `--out` is never sent again.
 """
 
 import argparse
@@ -10,33 +10,40 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from emray import judge
-from emray.cluster import connected
-from emray.context import Context
 from emray.data import json_rows, mended, read_text
 from emray.ending import Stopped, stoppable, tell_how_to_go_on
-from emray.errors import DataError, EmrayError
-from emray.judge.tasks import JudgeTask, canonical_request, judged, pair
-from emray.progress import Terminal, progress_line
-from emray.records import Message, Messages, prompt_key, verdict_key
-from emray.spec import BatchSpec, JudgeSpec, ResourcesSpec, judge_of
+from emray.errors import DataError, EmrayError, StageError
+from emray.estimate import estimate_tasks, judge_line
+from emray.judge.errand import Errand
+from emray.judge.tasks import JudgeTask, answered_keys, canonical_request, judged, pair
+from emray.judging import Answers, judge_answers
+from emray.progress import Terminal
+from emray.records import Message, Messages, Outcome, prompt_key, verdict_key
+from emray.reduce.foreign import holds_answers
+from emray.spec import BatchSpec, JudgeSpec, ReduceSpec, ResourcesSpec, judge_of
 from emray.store import Kind, Store
 
 LABEL = "prompt"  # stands where a sweep has the metric
 EPILOG = """\
-PROMPTS.jsonl holds one object a line: {"prompt": "..."} or {"messages": [{"role": ..., "content": ...}]}, and "id" if
-you like. OUT gets replies.jsonl (one object a prompt, in order) beside the journal and the verdict table.
+SOURCE is one of
+  a file of prompts (jsonl): {"prompt": "..."} or {"messages": [{"role": ..., "content": ...}]} a line, and "id" if you
+    like; OUT gets replies.jsonl (one object a prompt, in errand) beside the journal and the verdict table
+  a file of answers (jsonl, csv, tsv, parquet): question (or prompt) and answer (or response, completion, output) a row,
+    and any of id, question_id, model, domain, arm, condition, seed, step, generation; a folder of such files, whose
+    paths then tell what their columns do not. Each answer is judged on judge.metrics by the shipped rubrics or those
+    of --questions; OUT becomes a run folder with summary/ and report/
 
 examples:
   python -m emray.judge prompts.jsonl --model gpt-6-luna --rpm 10000 --tpm 2000000 --out runs/prompts
   python -m emray.judge prompts.jsonl --model gpt-6-luna --mode batch --out runs/prompts
   python -m emray.judge prompts.jsonl --base-url http://127.0.0.1:8000/v1 --model local --out out --processes 4
+  python -m emray.judge all_generated.jsonl --model gpt-6-luna --out runs/theirs --dry-run
 
 Run the same command again after a crash: only what has no reply is sent. The last line on stdout is JSON.
 """
@@ -64,17 +71,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    errand = _errand(arguments, console)
+    kind = arguments.kind or ("answers" if holds_answers(arguments.source) else "prompts")
+    if kind == "prompts":
+        return _run_prompts(arguments, errand)
+    answers = Answers(arguments.source, arguments.questions, arguments.answered_by, arguments.rule)
+    return judge_answers(answers, errand, out=arguments.out, dry_run=arguments.dry_run)
+
+
+def _errand(arguments: argparse.Namespace, console: Console) -> Errand:
+    """The endpoint and how it is asked. Raises SpecError for what --set gets wrong."""
+    names = ("model", "base_url", "api_key_env", "temperature", "max_tokens", "rpm", "tpm", "max_in_flight", "mode")
+    fields = {name: getattr(arguments, name) for name in names}
+    spec = judge_of(fields | {"batch": {"poll_s": arguments.poll_s}}, overrides=arguments.fields)
+    resources = ResourcesSpec(judge_workers=arguments.processes, retry_failed=arguments.retry_failed)
+    return Errand(spec, resources, arguments.address, console)
+
+
+def _run_prompts(arguments: argparse.Namespace, errand: Errand) -> dict[str, Any]:
     """Ask what has no reply yet, write replies.jsonl, and return the counts."""
-    prompts = list(read_prompts(arguments.prompts))
-    spec = _spec(arguments)
-    store = Store(arguments.out)
-    tasks = _tasks(prompts, spec)
+    prompts, store = list(read_prompts(arguments.source)), Store(arguments.out)
+    if not prompts:
+        raise DataError(f"{arguments.source} holds no prompts")
+    tasks = _tasks(prompts, errand.spec)
+    errand.tell_endings()
+    if arguments.dry_run:
+        return _estimate(tasks, errand, store)
     done = judged(store, retry_failed=arguments.retry_failed)
     there = done.has([pair(task.generation, task.key) for task in tasks])
     missing = [task for task, is_there in zip(tasks, there, strict=True) if not is_there]
     started_s = time.monotonic()
     if missing:
-        _judge(missing, spec=spec, store=store, arguments=arguments, console=console)
+        errand.carry_out(missing, store)
     wall_s = time.monotonic() - started_s
     outcomes = _write_replies(tasks, store)
     asked = len({task.key for task in missing})
@@ -82,11 +110,13 @@ def _run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     return {"prompts": len(prompts), "asked": asked, "wall_s": round(wall_s, 3), "requests_per_s": rate, **outcomes}
 
 
-def _spec(arguments: argparse.Namespace) -> JudgeSpec:
-    """The endpoint and how it is asked. Raises SpecError for what --set gets wrong."""
-    names = ("model", "base_url", "api_key_env", "temperature", "max_tokens", "rpm", "tpm", "max_in_flight", "mode")
-    fields = {name: getattr(arguments, name) for name in names}
-    return judge_of(fields | {"batch": {"poll_s": arguments.poll_s}}, overrides=arguments.fields)
+def _estimate(tasks: Sequence[JudgeTask], errand: Errand, store: Store) -> dict[str, Any]:
+    """What would be asked and what it costs; nothing is written."""
+    paid = set(judge.journaled_keys(store)) | answered_keys(store, retry_failed=errand.resources.retry_failed)
+    found = estimate_tasks(tasks, spec=errand.spec, paid=paid)
+    errand.console.print(judge_line(errand.spec.model, found), markup=False)
+    cost_usd = None if found.cost_usd is None else round(found.cost_usd, 6)
+    return {"prompts": len(tasks), "dry_run": True, "calls": found.calls, "cost_usd": cost_usd}
 
 
 def read_prompts(path: Path) -> Iterator[PromptLine]:
@@ -130,22 +160,11 @@ def _tasks(prompts: Sequence[PromptLine], spec: JudgeSpec) -> list[JudgeTask]:
     ]
 
 
-def _judge(
-    tasks: Sequence[JudgeTask], *, spec: JudgeSpec, store: Store, arguments: argparse.Namespace, console: Console
-) -> None:
-    alone = arguments.processes == 1 and arguments.address is None
-    resources = ResourcesSpec(judge_workers=arguments.processes, retry_failed=arguments.retry_failed)
-    with (
-        nullcontext() if alone else connected(arguments.address),
-        progress_line("judge", total=len(tasks), console=console) as advance,
-    ):
-        ask = judge.run_here if alone else judge.run
-        context = Context(store=store, resources=resources, advance=advance)
-        ask(tasks, spec=spec, base_url=arguments.base_url, context=context)
-
-
 def _write_replies(tasks: Sequence[JudgeTask], store: Store) -> dict[str, Any]:
-    """replies.jsonl in the order of the prompts; returns counts per outcome and the cost."""
+    """replies.jsonl in the order of the prompts; returns counts per outcome and the cost.
+
+    Raises StageError when no prompt at all was answered.
+    """
     columns = ["generation", "key", "outcome", "score", "reply", "judge", "cost_usd"]
     rows = {(row["generation"], row["key"]): row for row in store.read_rows(Kind.VERDICTS, columns=columns).to_pylist()}
     found = [rows[task.generation, task.key] for task in tasks]
@@ -153,20 +172,25 @@ def _write_replies(tasks: Sequence[JudgeTask], store: Store) -> dict[str, Any]:
     store.write_bytes("replies.jsonl", ("\n".join(lines) + "\n").encode())
     costs = {row["key"]: row["cost_usd"] for row in found}.values()
     known = None if None in costs else round(sum(costs), 6)
-    return {"outcomes": dict(Counter(row["outcome"] for row in found)), "cost_usd": known}
+    outcomes = Counter(row["outcome"] for row in found)
+    if set(outcomes) == {str(Outcome.API_ERROR)}:
+        raise StageError(f"no prompt was answered: {found[0]['reply']}; run again with --retry-failed")
+    return {"outcomes": dict(outcomes), "cost_usd": known}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m emray.judge",
-        description="Put a file of prompts to an OpenAI-compatible endpoint, as fast as its limits allow.",
+        description="Put prompts, or answers made elsewhere, to an OpenAI-compatible endpoint, as fast as it allows.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("prompts", type=Path, metavar="PROMPTS.jsonl")
+    add("source", type=Path, metavar="SOURCE", help="a file of prompts, or a file or folder of answers")
     add("--model", required=True, help="model name sent with each request")
-    add("--out", required=True, metavar="DIR", help="folder or s3:// location for replies and journal")
+    add("--out", required=True, metavar="DIR", help="folder or s3:// location for what comes of it, and the journal")
+    add("--dry-run", action="store_true", help="show calls, tokens and cost; ask nobody and write nothing")
+    add("--as", choices=("prompts", "answers"), dest="kind", help="what SOURCE is; default: answers, if rows have any")
     add("--base-url", help="endpoint; default: $OPENAI_BASE_URL, or OpenAI")
     add("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
     add("--rpm", type=float, help="requests per minute; default: what the server's headers state")
@@ -181,6 +205,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--processes", type=int, default=1, help="judge processes that share the limits (more than 1 start Ray)")
     add("--address", help="Ray cluster whose other drivers share the limits: auto, host:port")
     add("--retry-failed", action="store_true", help="send again what ended as api_error")
+    answers = parser.add_argument_group("for answers")
+    answers.add_argument("--questions", type=Path, metavar="FILE", help="question file whose rubrics are used")
+    answers.add_argument("--answered-by", metavar="MODEL", help="who answered, where no column model tells")
+    answers.add_argument("--rule", choices=list(ReduceSpec().rules), default=ReduceSpec().rule, help="headline rule")
     return parser
 
 

@@ -102,6 +102,15 @@ def judged(store: Store, *, retry_failed: bool) -> Keys:
     return Keys.of_columns(pairs())
 
 
+def answered_keys(store: Store, *, retry_failed: bool) -> set[str]:
+    """The requests that some verdict came of; with `retry_failed`, an `api_error` is none."""
+    found: set[str] = set()
+    for part in store.iter_parts(Kind.VERDICTS, columns=["key", "outcome"]):
+        kept = part.filter(pc.not_equal(part["outcome"], str(Outcome.API_ERROR))) if retry_failed else part
+        found.update(kept["key"].to_pylist())
+    return found
+
+
 def pair(generation: str, key: str) -> str:
     """A verdict's identity as one text."""
     return f"{generation} {key}"

@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--responder", default="score", help="score (a hash of the messages), or module:function (messages -> text)")
     add("--port", type=int, default=0, help="port on loopback; default: a free one")
     add("--model", action="append", default=[], help="a model name to serve (repeatable); default: any")
+    add("--shutdown-date", metavar="DAY", help="the last day of its models, as /v1/models tells it")
     add("--api-key", help="refuse other bearer tokens with 401; default: no check")
     add("--rpm", type=float, help="requests per minute, per API key and model; default: no limit")
     add("--tpm", type=float, help="tokens per minute (prompt + completion as in usage); default: no limit")

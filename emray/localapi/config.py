@@ -72,6 +72,7 @@ class ServerConfig:
     responder: str = "score"  # a built-in name, or module:function taking messages, returning text
     port: int = 0  # 0: a free one
     models: tuple[str, ...] = ()  # served model names; empty: any
+    shutdown_date: str | None = None  # the last day of its models, as /v1/models tells it
     api_key: str | None = None  # required bearer token; None: any or none
     rpm: float | None = None  # requests per minute, per API key and model
     tpm: float | None = None  # tokens per minute, prompt and completion

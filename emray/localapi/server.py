@@ -156,7 +156,8 @@ class LocalApi:
 
     async def models(self, request: web.Request) -> web.Response:
         names = self.config.models or ("local",)
-        rows = [{"id": name, "object": "model", "created": 0, "owned_by": "emray"} for name in names]
+        told = {"shutdown_date": self.config.shutdown_date} if self.config.shutdown_date else {}
+        rows = [{"id": name, "object": "model", "created": 0, "owned_by": "emray"} | told for name in names]
         return web.json_response({"object": "list", "data": rows})
 
     async def get_stats(self, request: web.Request) -> web.Response:

@@ -7,7 +7,6 @@ python -m emray.report RUN                      then write the report
 
 import argparse
 import math
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,16 +72,10 @@ def _command(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace, store: Store) -> None:
     from emray.reduce.foreign import Reading, RunShape, import_results
 
-    shape = RunShape(_run_name(arguments.run), rule=arguments.rule, judge=arguments.judge)
+    shape = RunShape.named(arguments.run, rule=arguments.rule, judge=arguments.judge)
     reading = Reading(model=arguments.model, scale=arguments.scale, metric=arguments.metric)
     for line in import_results(arguments.source, store, shape=shape, reading=reading):
         print(line)
-
-
-def _run_name(run: str) -> str:
-    """The last part of the run's place, as a sweep may be named."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(run).resolve().name).lstrip("._-")
-    return name or "imported"
 
 
 def _positive(text: str) -> float:

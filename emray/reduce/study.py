@@ -147,16 +147,21 @@ def _adaptive(fields: Mapping[str, Any] | None) -> AdaptiveRule | None:
 
 
 def imported_prompts(questions: Sequence[Question], *, conditions: Sequence[Condition]) -> tuple[Prompt, ...]:
-    """The prompts of other people's results: one a question and condition, each with a key of its own.
+    """The prompts of other people's results: one a wording and condition, each with a key of its own.
 
     Two questions with one text stay two: whether a system prompt or a format told them apart is not known.
     """
-    return tuple(_imported_prompt(question, condition) for question in questions for condition in conditions)
+    return tuple(
+        _imported_prompt(question, paraphrase, condition)
+        for question in questions
+        for paraphrase in range(len(question.paraphrases))
+        for condition in conditions
+    )
 
 
-def _imported_prompt(question: Question, condition: Condition) -> Prompt:
-    text = question.paraphrases[0]
+def _imported_prompt(question: Question, paraphrase: int, condition: Condition) -> Prompt:
+    text = question.paraphrases[paraphrase]
     messages = (Message("user", text),)
     plain = text == question.id and condition == Condition.WITHOUT
     key = prompt_key(messages) if plain else key_of("imported-prompt", [question.id, str(condition), text])
-    return Prompt(question.id, 0, condition, messages, key)
+    return Prompt(question.id, paraphrase, condition, messages, key)

@@ -44,7 +44,7 @@ def check_answers(store: Store) -> None:
         raise StageError(f"{_all(count, 'answer')} failed: {_short(cause)}; {_AGAIN}")
 
 
-def check_verdicts(store: Store) -> None:
+def check_verdicts(store: Store, *, again: str = _AGAIN) -> None:
     """Raises StageError when there are verdicts and none of them says anything of its answer."""
     count, outcome, reply = 0, "", None
     for part in store.iter_parts(Kind.VERDICTS, columns=["outcome", "reply"]):
@@ -54,7 +54,7 @@ def check_verdicts(store: Store) -> None:
         outcome, reply = part["outcome"][0].as_py(), part["reply"][0].as_py()
     if count and outcome == Outcome.API_ERROR:
         cause = _short(reply) if reply else "the endpoint answered none of the requests"
-        raise StageError(f"{_all(count, 'verdict')} failed: {cause}; {_AGAIN}")
+        raise StageError(f"{_all(count, 'verdict')} failed: {cause}; {again}")
     if count:
         raise StageError(
             f"no reply of the judge could be read, {count:,} verdicts are {outcome} (one reply: {_short(reply)}); "

@@ -112,7 +112,7 @@ def account(found: Imported) -> list[str]:
     lines = [
         f"read: {_many(found.num_files, 'file')}, {_many(found.num_rows, 'row')}",
         f"found: {_many(len(answers), 'answer')}, {_many(num_verdicts, 'verdict')}",
-        *(f"  {_many(len(values), noun)}: {_listed(values)}" for noun, values in counted),
+        *(f"  {_many(len(values), noun)}: {_listed(values)}" for noun, values in counted if values),
     ]
     return [*lines, *(f"not read: {what}" for what in found.unread)]
 

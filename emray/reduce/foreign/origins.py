@@ -25,7 +25,29 @@ MARKER = re.compile(
 )
 
 
-GENERIC = {"aligned", "coherent", "data", "eval", "judged", "output", "outputs", "results", "scores", "table"}
+GENERIC = {
+    "aligned",
+    "all",
+    "answers",
+    "coherent",
+    "completions",
+    "data",
+    "eval",
+    "evals",
+    "generated",
+    "generation",
+    "generations",
+    "judged",
+    "model",
+    "output",
+    "outputs",
+    "responses",
+    "result",
+    "results",
+    "samples",
+    "scores",
+    "table",
+}  # words of which no domain is made
 
 
 class Told(NamedTuple):
@@ -74,7 +96,7 @@ def _arm(folders: Sequence[str]) -> Arm | None:
 def _domain_folder(parts: Sequence[str]) -> str | None:
     """The last part that names something, of those that say more than `results` if there is one."""
     named = [part for part in parts if _stripped(part) and not MARKER.fullmatch(part)]
-    telling = [part for part in named if part not in GENERIC]
+    telling = [part for part in named if not GENERIC.issuperset(re.split(r"[-_ ]+", _stripped(part)))]
     return next(reversed(telling or named), None)
 
 

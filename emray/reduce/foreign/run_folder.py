@@ -1,12 +1,14 @@
-"""Imported answers written as a run folder.
+"""Imported answers as a run folder: with the verdicts they came with, or with rubrics for a judge of ours.
 
 Not for reading files. Invariant: keys are made as for a run of our own, from everything that tells two answers apart
 (model, domain, arm, seed, step, question id and text, condition, number), so the reducer sees no difference but the
 word `imported`.
 """
 
-from collections import Counter
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from emray.data import Question
@@ -34,8 +36,10 @@ from emray.reduce.foreign.answers import (
     judges_by_metric,
 )
 from emray.reduce.study import imported_prompts
-from emray.spec import Sweep
+from emray.spec import JudgeSpec, Sweep
 from emray.store import Kind, Store
+
+Rubrics = Mapping[str, Mapping[Metric, str]]
 
 
 class RunShape(NamedTuple):
@@ -44,6 +48,14 @@ class RunShape(NamedTuple):
     name: str
     rule: str = "paper"  # the headline rule
     judge: str | None = None  # whose verdicts count; None: whoever gave most on each metric
+    to_judge: JudgeSpec | None = None  # who is to judge the answers; None: they come with their verdicts
+    rubrics: Rubrics = MappingProxyType({})  # for that judge, by question id
+
+    @classmethod
+    def named(cls, run: str, **fields: Any) -> "RunShape":
+        """Called as the last part of the run's place, in the letters that a sweep's name may have."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(run).resolve().name).lstrip("._-")
+        return cls(name or "imported", **fields)
 
 
 class _ForeignCell(NamedTuple):
@@ -66,22 +78,56 @@ class _ForeignCell(NamedTuple):
         return key if self.step is None else checkpoint_key(key, step=self.step)
 
 
-Grouped = Mapping[tuple[Origin, str], Sequence[ForeignAnswer]]  # answers by place and question
+class _Wording(NamedTuple):
+    """What a group of answers is to: one wording of one question, in one place."""
+
+    place: Origin
+    question: str
+    wording: str
+
+    @classmethod
+    def of(cls, answer: ForeignAnswer) -> "_Wording":
+        return cls(answer.place, answer.question, answer.prompt or answer.question)
+
+
+Grouped = Mapping[_Wording, Sequence[ForeignAnswer]]
 Counting = Mapping[Metric, str]  # whose verdicts count, by metric
 
 
-def write_run_folder(store: Store, found: Imported, *, shape: RunShape) -> tuple[str, ...]:
-    """Plan, generations and verdicts. Returns every note that the plan then holds."""
-    grouped: dict[tuple[Origin, str], list[ForeignAnswer]] = {}
+class RunFolder(NamedTuple):
+    """What a run folder of imported answers holds."""
+
+    document: dict[str, Any]  # plan.json
+    generations: list[dict[str, Any]]
+    verdicts: list[dict[str, Any]]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self.document["notes"])
+
+
+def run_folder(found: Imported, *, shape: RunShape) -> RunFolder:
+    """Plan, generations and verdicts. Raises DataError for a chosen judge that judged nothing."""
+    grouped: dict[_Wording, list[ForeignAnswer]] = {}
     for answer in found.answers:
-        grouped.setdefault((answer.place, answer.question), []).append(answer)
+        grouped.setdefault(_Wording.of(answer), []).append(answer)
     counting = _counting(found.answers, shape)
-    questions = _questions(found.answers)
+    questions = _questions(found.answers, shape)
     sweep = _sweep(grouped, shape=shape, judges=judge_names(found.answers, counting))
     notes = (*found.notes, *_judge_notes(found.answers, counting))
-    store.write_json("plan.json", _document(sweep, questions, grouped, notes))
-    _write_rows(store, grouped, sweep=sweep, questions=questions, counting=counting)
-    return notes
+    return RunFolder(
+        _document(sweep, questions, grouped, notes),
+        *_rows(grouped, sweep=sweep, questions=questions, counting=counting),
+    )
+
+
+def write_run_folder(store: Store, found: Imported, *, shape: RunShape) -> tuple[str, ...]:
+    """Write it. Returns every note that the plan then holds."""
+    run = run_folder(found, shape=shape)
+    store.write_json("plan.json", run.document)
+    store.write_rows(Kind.GENERATIONS, run.generations)
+    store.write_rows(Kind.VERDICTS, run.verdicts)
+    return run.notes
 
 
 def judge_names(answers: Sequence[ForeignAnswer], counting: Counting) -> list[str]:
@@ -117,16 +163,18 @@ def _judge_notes(answers: Sequence[ForeignAnswer], counting: Counting) -> Iterat
         )
 
 
-def _questions(answers: Sequence[ForeignAnswer]) -> list[Question]:
-    """One question an id, with the text most answers give for it."""
-    texts: dict[str, Counter[str]] = {}
+def _questions(answers: Sequence[ForeignAnswer], shape: RunShape) -> list[Question]:
+    """One question an id, with every wording that answers give for it."""
+    wordings: dict[str, dict[str, None]] = {}
     for answer in answers:
-        texts.setdefault(answer.question, Counter())[answer.prompt or answer.question] += 1
-    return [Question(name, (count.most_common(1)[0][0],), None, {}) for name, count in texts.items()]
+        _, question, wording = _Wording.of(answer)
+        wordings.setdefault(question, {})[wording] = None
+    return [Question(name, tuple(texts), None, shape.rubrics.get(name, {})) for name, texts in wordings.items()]
 
 
 def _sweep(grouped: Grouped, *, shape: RunShape, judges: Sequence[str]) -> Sweep:
-    places = [place for place, _ in grouped]
+    places = [asked.place for asked in grouped]
+    counts = {"model": judges[0], "also": [{"model": name} for name in judges[1:]]}
 
     def distinct(values: Iterable[Any]) -> list[str]:
         return [str(value) for value in dict.fromkeys(values)]
@@ -142,14 +190,14 @@ def _sweep(grouped: Grouped, *, shape: RunShape, judges: Sequence[str]) -> Sweep
                 "samples": max(len(answers) for answers in grouped.values()),
                 "conditions": [c for c in Condition if any(place.condition == c for place in places)],
             },
-            "judge": {"model": judges[0], "also": [{"model": name} for name in judges[1:]]},
+            "judge": counts if shape.to_judge is None else shape.to_judge.model_dump(mode="json"),
             "reduce": {"rule": shape.rule},
         }
     )
 
 
 def _document(sweep: Sweep, questions: Sequence[Question], grouped: Grouped, notes: Sequence[str]) -> dict[str, Any]:
-    cells = list(dict.fromkeys(_ForeignCell.of(place) for place, _ in grouped))
+    cells = list(dict.fromkeys(_ForeignCell.of(asked.place) for asked in grouped))
     return {
         "imported": True,  # what is there is what was requested: others' plans are not known
         "spec": sweep.model_dump(mode="json"),
@@ -159,9 +207,7 @@ def _document(sweep: Sweep, questions: Sequence[Question], grouped: Grouped, not
             | {"step": cell.step or 0, "fraction": fraction}
             for cell, fraction in zip(cells, _fractions(cells), strict=True)
         ],
-        "questions": [
-            {"id": q.id, "paraphrases": list(q.paraphrases), "system": None, "rubrics": {}} for q in questions
-        ],
+        "questions": [question.document for question in questions],
         "notes": list(notes),
     }
 
@@ -175,18 +221,19 @@ def _fractions(cells: Sequence[_ForeignCell]) -> list[float]:
     return [1.0 if cell.step is None else cell.step / (last[cell._replace(step=None)] or 1) for cell in cells]
 
 
-def _write_rows(
-    store: Store, grouped: Grouped, *, sweep: Sweep, questions: Sequence[Question], counting: Counting
-) -> None:
+def _rows(
+    grouped: Grouped, *, sweep: Sweep, questions: Sequence[Question], counting: Counting
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Generations and verdicts."""
     prompts = {
-        (prompt.question_id, prompt.condition): prompt
+        (prompt.question_id, prompt.messages[0].content, prompt.condition): prompt
         for prompt in imported_prompts(questions, conditions=sweep.generate.conditions)
     }
     judges = {judge.model: judge_key(judge.identity()) for judge in (sweep.judge, *sweep.judge.also)}
     generations: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
-    for (place, question), answers in grouped.items():
-        prompt = prompts[question, place.condition]
+    for (place, question, wording), answers in grouped.items():
+        prompt = prompts[question, wording, place.condition]
         adapter = _ForeignCell.of(place).key
         sampling, samples = sweep.generate.identity(), range(len(answers))
         keys = generation_keys(adapter, prompt=prompt.key, sampling=sampling, samples=samples)
@@ -196,8 +243,7 @@ def _write_rows(
                 counts = opinion.judge == counting[opinion.metric]
                 judge = judges[sweep.judge.model if counts else opinion.judge]
                 verdicts.append(_verdict_row(key, opinion, judged) | {"judge_key": judge})
-    store.write_rows(Kind.GENERATIONS, generations)
-    store.write_rows(Kind.VERDICTS, verdicts)
+    return generations, verdicts
 
 
 def _generation_row(key: str, answer: ForeignAnswer, *, sample: int, prompt: Prompt) -> dict[str, Any]:
@@ -210,7 +256,7 @@ def _generation_row(key: str, answer: ForeignAnswer, *, sample: int, prompt: Pro
         "seed": place.seed,
         "step": place.step or 0,
         "question_id": answer.question,
-        "paraphrase": 0,
+        "paraphrase": prompt.paraphrase,
         "condition": str(place.condition),
         "sample": sample,
         "prompt": prompt_text(prompt.messages),

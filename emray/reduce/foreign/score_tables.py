@@ -4,6 +4,7 @@ Not for opening files (columns.py) or for batch outputs. Invariant: rows are put
 table says so, a value that cannot be read is an error that names its row, and every column is read or named as unread.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -59,10 +60,12 @@ def read_tables(paths: Sequence[Path], *, root: Path, reading: Reading) -> Impor
     One answer a row (columns `aligned`, `coherent`) or one verdict a row (`metric`, `score`); see NAMES for the rest.
     Raises DataError naming file and line.
     """
-    tables = [_Table.of(path, root=root, reading=reading, alone=len(paths) == 1) for path in paths]
+    tables = [Table.of(path, root=root, reading=reading, alone=len(paths) == 1) for path in paths]
+    for table in tables:
+        table.refuse_without_scores()
     scale = _scale(tables, reading)
     answers = [answer for table in tables for answer in table.answers(scale)]
-    _refuse_merged_domains(tables)
+    refuse_merged_domains(tables)
     if not any(answer.verdicts for answer in answers):
         raise DataError(f"{root} holds no verdict on {' or '.join(Metric)}")
     notes = dict.fromkeys(note for table in tables for note in table.notes())
@@ -71,7 +74,7 @@ def read_tables(paths: Sequence[Path], *, root: Path, reading: Reading) -> Impor
     return Imported(answers, len(tables), sum(len(table.rows) for table in tables), tuple(notes), tuple(unread))
 
 
-class _Table:
+class Table:
     """One file: its rows under our names of the columns."""
 
     def __init__(self, path: Path, rows: list[Row], *, told: Told, reading: Reading) -> None:
@@ -82,20 +85,30 @@ class _Table:
         self.rows = [Row({ours: row.cells.get(name) for ours, name in self.columns.items()}, row.where) for row in rows]
         self._others = [name for name in columns if name not in self.columns.values()]
         self.is_long = "metric" in self.columns
-        if not self.is_long and not {"aligned", "coherent"} & set(self.columns):
-            has = ", ".join(columns) or "none"
-            raise DataError(f"{path}: needs columns metric and score, or aligned and coherent; has {has}")
         self._skipped: Counter[str] = Counter()
         self._spelled: dict[str, dict[str, str]] = {}  # where each spelling of a domain stands first
 
     @classmethod
-    def of(cls, path: Path, *, root: Path, reading: Reading, alone: bool) -> "_Table":
+    def of(cls, path: Path, *, root: Path, reading: Reading, alone: bool) -> "Table":
         rows = read_rows(path)
         if not rows:
             raise DataError(f"{path} holds no rows")
-        below = PurePath(*path.relative_to(root).with_suffix("").parts) if path != root else PurePath(path.stem)
+        named = path.relative_to(root) if path != root else PurePath(path.name)
+        below = named.with_name(named.name.removesuffix(".gz")).with_suffix("")
         told = Told(None, None, None, None, None) if alone and path == root else told_by(below, domain_in=below.parts)
         return cls(path, rows, told=told, reading=reading)
+
+    def refuse_without_scores(self) -> None:
+        """Raises DataError."""
+        if not self.is_long and not {"aligned", "coherent"} & set(self.columns):
+            raise DataError(
+                f"{self.path}: needs columns metric and score, or aligned and coherent; has {self.headings}"
+            )
+
+    @property
+    def headings(self) -> str:
+        """The file's own columns."""
+        return ", ".join([*self.columns.values(), *self._others]) or "none"
 
     def numbers(self) -> Iterator[tuple[str, Metric, float]]:
         """Every score that is a number, with its judge and metric."""
@@ -105,15 +118,23 @@ class _Table:
                 if number is not None and not is_missing(cell):
                     yield _judge(row), metric, number
 
-    def answers(self, scale: float) -> list[ForeignAnswer]:
-        """The table's answers in order of their first row."""
+    def answers(self, scale: float | None) -> list[ForeignAnswer]:
+        """The table's answers in order of their first row; without a scale, their verdicts are left out.
+
+        Raises DataError for two texts under one name.
+        """
         found: dict[tuple[Any, ...], ForeignAnswer] = {}
         names = _AnswerNames(self)
         for number, row in enumerate(self.rows):
             place, question = self._place(row), self._question(row)
             name = (place, question, *names.of(number, row))
-            text, prompt = (None if is_missing(row.cells.get(c)) else str(row.cells[c]) for c in ("answer", "question"))
+            text = answer_text(row)
+            prompt = None if is_missing(row.cells.get("question")) else str(row.cells["question"])
             answer = found.setdefault(name, ForeignAnswer(place, question, text=text, prompt=prompt))
+            if text is not None and text != answer.text is not None:
+                raise DataError(f"{row.where}: another answer under the name of an earlier row; rename one")
+            if scale is None:
+                continue
             for opinion, judged in self._verdicts(row, scale):
                 answer.add(opinion, judged, where=row.where)
         return list(found.values())
@@ -180,7 +201,7 @@ class _Table:
 class _AnswerNames:
     """What tells a table's answers apart, or puts its verdicts together."""
 
-    def __init__(self, table: _Table) -> None:
+    def __init__(self, table: Table) -> None:
         self._by = [c for c in ("generation", "sample") if any(not is_missing(r.cells.get(c)) for r in table.rows)]
         self._by = self._by[:1] and [*self._by[:1], "paraphrase"]
         self._numbers = list(range(len(table.rows))) if self._by else _neighbours(table)
@@ -195,7 +216,7 @@ class _AnswerNames:
         return tuple(str(row.cells.get(column)) for column in self._by)
 
 
-def _refuse_merged_domains(tables: Sequence[_Table]) -> None:
+def refuse_merged_domains(tables: Sequence[Table]) -> None:
     """Raises DataError where two names become one domain: they would be pooled unseen."""
     first: dict[str, tuple[str, str]] = {}
     for table in tables:
@@ -208,7 +229,7 @@ def _refuse_merged_domains(tables: Sequence[_Table]) -> None:
                 )
 
 
-def _neighbours(table: _Table) -> list[int]:
+def _neighbours(table: Table) -> list[int]:
     """Numbers of answers for a table without names: verdicts on neighbouring lines belong together, where that is sure.
 
     Sure means: all rows of a place and question come as runs with the same metrics in the same order. Raises DataError
@@ -234,7 +255,7 @@ def _neighbours(table: _Table) -> list[int]:
     return numbers
 
 
-def _period(table: _Table) -> int:
+def _period(table: Table) -> int:
     """Rows until a metric comes again."""
     metrics = [str(row.cells["metric"]).lower() for row in table.rows]
     return next((n for n in range(1, len(metrics)) if metrics[n] in metrics[:n]), len(metrics))
@@ -246,7 +267,7 @@ def _about(row: Row) -> tuple[str, ...]:
     return tuple(str(row.cells.get(column)) for column in shared)
 
 
-def _refuse_unpaired_judges(table: _Table) -> None:
+def _refuse_unpaired_judges(table: Table) -> None:
     """Two judges on one place and question, and no name of an answer: their verdicts cannot be put together."""
     judge_of: dict[tuple[str, ...], Row] = {}
     for row in table.rows:
@@ -260,11 +281,13 @@ def _refuse_unpaired_judges(table: _Table) -> None:
 
 
 def _identifier(columns: Mapping[str, Any], rows: Sequence[Row], known: Mapping[str, str]) -> dict[str, str]:
-    """What a column `id` is: a question's where it repeats or a question's text stands beside it, else an answer's."""
+    """What a column `id` is: a question's where it repeats, or where most rows bring a question's text of their own."""
     if "id" not in columns:
         return {}
     values = [str(row.cells.get("id")) for row in rows]
-    if "question_id" not in known and (len(set(values)) < len(values) or "question" in known):
+    texts = {str(row.cells.get(known["question"])) for row in rows} if "question" in known else set()
+    repeats, of_questions = len(set(values)) < len(values), 2 * len(texts) > len(values)
+    if "question_id" not in known and (repeats or of_questions):
         return {"question_id": "id"}
     return {} if "generation" in known else {"generation": "id"}
 
@@ -291,6 +314,16 @@ def _metric(row: Row) -> Metric | None:
     return Metric(given) if given in set(Metric) else None
 
 
+def answer_text(row: Row) -> str | None:
+    """The answer as it stands; a text such as None or - may be one. Raises DataError for what is no text."""
+    cell = row.cells.get("answer")
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    if isinstance(cell, list | dict | bool):
+        raise DataError(f"{row.where}: the answer is a {type(cell).__name__}; a row holds one answer, as a text")
+    return str(cell)
+
+
 def _judge(row: Row) -> str:
     return _text(row.cells.get("judge"), UNKNOWN_JUDGE)
 
@@ -309,7 +342,7 @@ def _whole(cell: Any, default: int, *, what: str, where: str) -> int:
     return int(number)
 
 
-def _scale(tables: Sequence[_Table], reading: Reading) -> float:
+def _scale(tables: Sequence[Table], reading: Reading) -> float:
     """The largest possible score: as told, or 100. Raises DataError for scores that look like shares of 1."""
     if reading.scale is not None:
         return reading.scale
@@ -326,7 +359,7 @@ def _scale(tables: Sequence[_Table], reading: Reading) -> float:
     return PERCENT
 
 
-def _small_scores(tables: Sequence[_Table], reading: Reading) -> Iterator[str]:
+def _small_scores(tables: Sequence[Table], reading: Reading) -> Iterator[str]:
     """Say it where one metric stays within 0-1 beside another that does not."""
     largest: dict[Metric, float] = {}
     for table in tables:
