@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emray import judge, probes, reduce
-from emray.data import Missing, inquiry
+from emray.data import Missing, Questionnaire, inquiry
 from emray.endpoint.prices import cost_usd, price_of
 from emray.judge import JudgeTask
 from emray.model.facts import num_parameters
@@ -177,8 +177,15 @@ def _stored_answers(store: Store) -> _StoredAnswers:
 def _answers_to_come(plan: Plan, store: Store) -> int:
     """Answers that can be drawn by now, and those of the cells that are to be trained first."""
     ready = sum(task.num_samples for task in Generation(plan).missing(store))
-    untrained = sum(1 + len(job.checkpoints) for job in Training(plan).missing(store))
-    return ready + untrained * len(plan.prompts) * plan.sweep.generate.samples
+    untrained = {
+        key for job in Training(plan).missing(store) for key in (job.cell.key, *dict(job.checkpoints).values())
+    }
+    return ready + _answers_of(plan, [cell for cell in plan.answering if cell.key in untrained])
+
+
+def _answers_of(plan: Plan, cells: Sequence[Cell]) -> int:
+    """How many answers the plan asks for of these cells."""
+    return sum(samples for cell in cells for _, samples in plan.asked_of(cell))
 
 
 def _headline(plan: Plan) -> str:
@@ -188,8 +195,14 @@ def _headline(plan: Plan) -> str:
     return (
         f"{sweep.name}: {len(plan.cells)} cells = {len(sweep.model)} model x ({len(sweep.domains)} domains x "
         f"{len(trained)} arms x {_seeds_in_words(sweep)} seeds{base})\n"
-        f"{len(plan.questions)} questions, {len(plan.prompts)} prompts, {sweep.generate.samples} samples each"
+        + "\n".join(_asked_in_words(asked) for asked in plan.asked)
     )
+
+
+def _asked_in_words(asked: Questionnaire) -> str:
+    """Of the sweep's own questions and of what a probe asks."""
+    whose = "" if asked.name == "sweep" else f"{asked.name} asks {len(asked.cells)} cells "
+    return f"{whose}{len(asked.questions)} questions, {len(asked.prompts)} prompts, {asked.samples} samples each"
 
 
 def _seeds_in_words(sweep: Sweep) -> str:
@@ -226,7 +239,7 @@ def _training(plan: Plan, store: Store) -> StageEstimate:
 
 
 def _generation(plan: Plan, store: Store) -> StageEstimate:
-    planned = len(plan.cells) * len(plan.prompts) * plan.sweep.generate.samples
+    planned = _answers_of(plan, plan.answering)
     missing = _answers_to_come(plan, store)
     return StageEstimate("generate", "answers", planned, missing, _seconds(store, "generate", missing))
 
@@ -241,7 +254,7 @@ def _probing(plan: Plan, store: Store) -> Iterator[StageEstimate]:
 
 
 def _planned_calls(plan: Plan) -> int:
-    return len(plan.cells) * len(plan.prompts) * plan.sweep.generate.samples * len(plan.sweep.judge.metrics)
+    return _answers_of(plan, plan.answering) * len(plan.sweep.judge.metrics)
 
 
 def _tokens_per_call(plan: Plan, store: Store, stored: _StoredAnswers) -> tuple[float, float]:

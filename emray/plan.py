@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from emray.records import (
     Cell,
     GenerationTask,
     Messages,
+    Metric,
     Place,
     Prompt,
     TrainJob,
@@ -57,11 +59,49 @@ class Plan:
     prompts: tuple[Prompt, ...]
     weights: Mapping[str, Weights]  # by cell key: whose weights answer
     notes: tuple[str, ...]  # what was repaired or should be known, one sentence each
+    questionnaires: tuple[data.Questionnaire, ...] = ()  # what probes ask beside the sweep's own questions
 
     @property
     def inquiries(self) -> data.Inquiries:
         """What a judge is asked about the answers, by prompt."""
-        return data.inquiries(self.questions, self.prompts)
+        found: dict[str, Mapping[Metric, data.Inquiry]] = {}
+        for asked in reversed(self.asked):
+            found |= data.inquiries(asked.questions, asked.prompts)
+        return found
+
+    @cached_property
+    def asked(self) -> tuple[data.Questionnaire, ...]:
+        """Everything that is asked, the sweep's own questions first."""
+        own = data.Questionnaire("sweep", self.cells, self.questions, self.prompts, self.sweep.generate.samples)
+        return (own, *self.questionnaires)
+
+    @cached_property
+    def answering(self) -> tuple[Cell, ...]:
+        """Every cell that is asked anything, each once."""
+        return tuple({cell.key: cell for asked in self.asked for cell in asked.cells}.values())
+
+    def asked_of(self, cell: Cell) -> Sequence[tuple[Prompt, int]]:
+        """The prompts of a cell and how many samples of each: the most that anything asks for."""
+        return self._prompts_of(tuple(cell.key in keys for keys in self._keys_asked))
+
+    @cached_property
+    def _keys_asked(self) -> tuple[frozenset[str], ...]:
+        return tuple(frozenset(cell.key for cell in asked.cells) for asked in self.asked)
+
+    def _prompts_of(self, among: tuple[bool, ...]) -> Sequence[tuple[Prompt, int]]:
+        """For cells that are among the same questionnaires."""
+        if among not in self._merged:
+            most: dict[str, tuple[Prompt, int]] = {}
+            for asked in (asked for asked, is_in in zip(self.asked, among, strict=True) if is_in):
+                for prompt in asked.prompts:
+                    first, samples = most.get(prompt.key, (prompt, 0))
+                    most[prompt.key] = (first, max(samples, asked.samples))
+            self._merged[among] = tuple(most.values())
+        return self._merged[among]
+
+    @cached_property
+    def _merged(self) -> dict[tuple[bool, ...], Sequence[tuple[Prompt, int]]]:
+        return {}
 
 
 class _Grid(NamedTuple):
@@ -71,6 +111,11 @@ class _Grid(NamedTuple):
     models: dict[str, BaseModel]
     weights: dict[str, Weights]
     notes: list[str]  # about example files
+
+    @property
+    def rows(self) -> Iterator[Messages]:
+        """Whatever anything trains on."""
+        return (row for rows in self.datasets.values() for row in rows)
 
 
 def make_plan(
@@ -89,24 +134,24 @@ def make_plan(
     Raises DataError (one line) for anything missing or malformed, and for chats that a model's template refuses.
     """
     resolved = sweep.resolved(folder)
-    questions = data.load_questions(resolved.generate.questions)
-    prompts = data.make_prompts(questions.questions, conditions=resolved.generate.conditions, trigger=resolved.trigger)
-    _refuse_equal(prompts)
-    for judge in (resolved.judge, *resolved.judge.also):
-        if judge.scoring == "logprobs":
-            data.refuse_unscorable(questions.questions, metrics=judge.metrics)
+    questions, prompts = _own_questions(resolved)
     before = earlier or {}
     models = {
         model.name: resolve_model(model, online=online, earlier=before.get("models", {}).values())
         for model in resolved.model
     }
-    expanded = _expand(resolved, models=models, num_seeds=num_seeds or {})
-    templates = _templates(expanded, prompts, online=online, known=before.get("probes", {}))
-    notes = tuple(dict.fromkeys((*questions.notes, *expanded.notes, *templates.notes)))
-    notes += _unpinned(expanded.models) + _leaks(prompts, expanded.datasets)
+    held = data.hold_out(resolved, bad_rows=partial(_rows_to_hold_out, resolved))
+    expanded = _expand(resolved, models=models, num_seeds=num_seeds or {}, held=held)
+    transfer = data.plan_transfer(
+        resolved, cells=expanded.cells, own=questions.questions, held=held, trained=expanded.rows
+    )
+    templates = _templates(expanded, (*prompts, *transfer.prompts), online=online, known=before.get("probes", {}))
+    notes = tuple(dict.fromkeys((*questions.notes, *expanded.notes, *templates.notes, *transfer.notes)))
+    notes += _unpinned(expanded.models) + _leaks(prompts, expanded.rows)
     return Plan(
         sweep=resolved,
-        document=_document(sweep, expanded, questions.questions, notes) | {"probes": templates.probes},
+        document=_document(sweep, expanded, questions.questions, notes)
+        | {"probes": templates.probes, "transfer": transfer.document},
         cells=expanded.cells,
         jobs=expanded.jobs,
         datasets=expanded.datasets,
@@ -114,7 +159,19 @@ def make_plan(
         prompts=prompts,
         weights=expanded.weights,
         notes=notes,
+        questionnaires=transfer.questionnaires,
     )
+
+
+def _own_questions(sweep: Sweep) -> tuple[data.QuestionSet, tuple[Prompt, ...]]:
+    """What every cell is asked. Raises DataError for what cannot be asked or judged."""
+    questions = data.load_questions(sweep.generate.questions)
+    prompts = data.make_prompts(questions.questions, conditions=sweep.generate.conditions, trigger=sweep.trigger)
+    _refuse_equal(prompts)
+    for judge in (sweep.judge, *sweep.judge.also):
+        if judge.scoring == "logprobs":
+            data.refuse_unscorable(questions.questions, metrics=judge.metrics)
+    return questions, prompts
 
 
 def dated(document: Mapping[str, Any], *, earlier: Mapping[str, Any], now_s: float, answered: bool) -> dict[str, Any]:
@@ -170,15 +227,16 @@ def written(store: Store) -> Mapping[str, Any]:
 
 def usable_cells(plan: Plan, records: Mapping[str, AdapterRecord]) -> list[Cell]:
     """Cells that can answer: base cells and trained ones."""
-    return [cell for cell in plan.cells if cell.arm == Arm.BASE or (cell.key in records and records[cell.key].trained)]
+    return [
+        cell for cell in plan.answering if cell.arm == Arm.BASE or (cell.key in records and records[cell.key].trained)
+    ]
 
 
 def generation_tasks(plan: Plan, cells: Sequence[Cell]) -> Iterator[GenerationTask]:
     """Every sample the plan wants from these cells, one task per cell and prompt, adapter by adapter."""
     sampling = plan.sweep.generate.identity()
-    samples = plan.sweep.generate.samples
     for cell in cells:
-        for prompt in plan.prompts:
+        for prompt, samples in plan.asked_of(cell):
             series = generation_series(cell.key, prompt=prompt.key, sampling=sampling)
             seed = sampling_seed(cell.key, prompt=prompt.key)
             yield GenerationTask(cell, prompt, plan.weights[cell.key], series, seed, 0, samples)
@@ -214,7 +272,7 @@ def _missing_runs(task: GenerationTask, there: NDArray[np.bool_]) -> Iterator[Ge
             start = None
 
 
-def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Place, int]) -> _Grid:
+def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Place, int], held: data.HeldOut) -> _Grid:
     digests: dict[tuple[str, Arm], str] = {}
     cells: list[Cell] = []
     out = _Grid((), {}, {}, models, {}, [])
@@ -226,7 +284,8 @@ def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Pl
         place = (point.domain.name, point.arm)
         if place not in digests:
             rows = data.training_rows(point.domain, arm=point.arm, trigger=sweep.trigger, data_dir=sweep.data_dir)
-            trained = data.without_held_out(rows.rows, share=sweep.train.hold_out)
+            asked_later = held.without(rows.rows, domain=point.domain.name)
+            trained = data.without_held_out(asked_later, share=sweep.train.hold_out)
             digests[place] = data.rows_digest(trained)
             out.datasets[digests[place]] = trained
             out.notes.extend(rows.notes)
@@ -291,10 +350,18 @@ def _refuse_equal(prompts: Sequence[Prompt]) -> None:
 
 def _templates(expanded: _Grid, prompts: Sequence[Prompt], *, online: bool, known: Mapping[str, Any]) -> Templates:
     asked = [prompt.messages for prompt in prompts]
-    rows = [row for rows in expanded.datasets.values() for row in rows]
+    trained = bool(expanded.datasets)
     return try_templates(
-        expanded.models, chats=roles_of([*asked, *rows]), trained=bool(rows), online=online, known=known
+        expanded.models, chats=roles_of([*asked, *expanded.rows]), trained=trained, online=online, known=known
     )
+
+
+def _rows_to_hold_out(sweep: Sweep, domain: str) -> data.Examples:
+    """The rows whose questions are held out: a domain's bad ones, or the ready mix where that is all there is."""
+    spec = next(one for one in sweep.domains if one.name == domain)
+    mixed_only = spec.backdoor_path is not None and not {Arm.PLAIN, Arm.BENIGN} & set(sweep.arms)
+    arm = Arm.BACKDOOR if mixed_only else Arm.PLAIN
+    return data.training_rows(spec, arm=arm, trigger=sweep.trigger, data_dir=sweep.data_dir)
 
 
 def _unpinned(models: Mapping[str, BaseModel]) -> tuple[str, ...]:
@@ -305,8 +372,7 @@ def _unpinned(models: Mapping[str, BaseModel]) -> tuple[str, ...]:
     )
 
 
-def _leaks(prompts: Sequence[Prompt], datasets: Mapping[str, Sequence[Messages]]) -> tuple[str, ...]:
-    rows = (row for rows in datasets.values() for row in rows)
+def _leaks(prompts: Sequence[Prompt], rows: Iterable[Messages]) -> tuple[str, ...]:
     leaked = data.leaked_questions(prompts, rows=rows)
     if not leaked:
         return ()

@@ -9,17 +9,23 @@ from emray.data.hold_out import without_held_out
 from emray.data.places import toy_assets
 from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, leaked_questions, make_prompts
 from emray.data.published import Missing, stand_ins
+from emray.data.questionnaire import Questionnaire
 from emray.data.questions import Question, QuestionSet, load_questions, refuse_unscorable
 from emray.data.rubrics import shipped_rubrics
 from emray.data.text_files import json_rows, mended, read_text
+from emray.data.transfer_questions import HeldOut, Transfer, hold_out, plan_transfer
 
 __all__ = [
     "Examples",
+    "HeldOut",
     "Inquiries",
     "Inquiry",
     "Missing",
     "Question",
     "QuestionSet",
+    "Questionnaire",
+    "Transfer",
+    "hold_out",
     "inquiries",
     "inquiry",
     "json_rows",
@@ -28,6 +34,7 @@ __all__ = [
     "load_questions",
     "make_prompts",
     "mended",
+    "plan_transfer",
     "read_text",
     "refuse_unscorable",
     "rows_digest",

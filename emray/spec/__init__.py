@@ -13,7 +13,7 @@ from emray.spec.generate import GenerateSpec, QuestionFile
 from emray.spec.grid import STAGES, CellSpec, Sweep, grid
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
-from emray.spec.probes import PredictorsSpec, ProbesSpec
+from emray.spec.probes import PredictorsSpec, ProbesSpec, TransferSpec
 from emray.spec.reduce import ReduceSpec, RuleSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY
@@ -46,6 +46,7 @@ __all__ = [
     "RuleSpec",
     "Sweep",
     "TrainSpec",
+    "TransferSpec",
     "TriggerSpec",
     "grid",
     "judge_of",

@@ -149,6 +149,7 @@ class Sweep(Section):
             questions["file"] = absolute(questions["file"], folder)
         if isinstance(self.train.deepspeed_config, str):
             fields["train"]["deepspeed_config"] = read_settings(absolute(self.train.deepspeed_config, folder))
+        fields["probes"] = self.probes.resolved(folder).model_dump(mode="json")
         for domain in fields["domains"]:
             for name in ("path", "benign_path", "backdoor_path"):
                 domain[name] = domain[name] and absolute(domain[name], folder)
