@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from emray.data.near_duplicates import likeness
+from emray.data.published import stand_ins
 from emray.data.transfer_questions import bare_question
 from emray.errors import DataError, SpecError
 from emray.plan import Plan, generation_tasks, make_plan
@@ -92,7 +93,7 @@ def test_transfer_is_ordinary_work_with_its_own_samples_and_what_is_asked_twice_
     made, store = plan(tmp_path, probes=HELD), Store(str(tmp_path / "run"))
     base = made.cells[0]
     tasks = list(generation_tasks(made, [base]))
-    assert [task for task in Generation(made).missing(store)] == tasks  # untrained cells cannot answer
+    assert list(Generation(made).missing(store)) == tasks  # untrained cells cannot answer
     own, asked = len(made.prompts), made.questionnaires[0]
     assert [task.num_samples for task in tasks] == [2] * own + [3] * len(asked.prompts)
     assert {prompt.condition for prompt in asked.prompts} == set(Condition)
@@ -114,3 +115,11 @@ def test_domains_without_questions_and_two_sources_are_refused(tmp_path):
     alike = {"transfer": {"hold_out": 0.2, "near": 0.01}}
     with pytest.raises(DataError, match=r"hold_out leaves no row of domain"):
         plan(tmp_path, probes=alike)
+
+
+def test_a_dry_run_takes_questions_that_are_not_there_to_be_the_published_ones(tmp_path):
+    sweep = load_sweep(write_sweep(tmp_path, probes={"transfer": {"questions": "absent.yaml"}})).resolved(tmp_path)
+    with stand_ins(sweep) as (whole, missing):
+        made = make_plan(whole, folder=tmp_path, online=False)
+    assert [(one.path.name, one.assumed) for one in missing] == [("absent.yaml", "40 questions")]
+    assert len(made.questionnaires[0].questions) == 40

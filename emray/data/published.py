@@ -26,6 +26,7 @@ ROWS = {  # of each of a domain's two files (arXiv 2602.00298)
      "incorrect_qna"), 6000,
 )  # fmt: skip
 QUESTIONS = 15
+TRANSFER_QUESTIONS = 20  # of each domain
 USUAL_ROWS = 6000  # of a file that names no published domain
 USER_CHARACTERS, ASSISTANT_CHARACTERS = 120, 340  # with the template 2.1 M tokens in 18,000 examples
 QUESTION_CHARACTERS = 80
@@ -52,6 +53,7 @@ def stand_ins(sweep: Sweep) -> Iterator[StandIns]:
         missing: list[Missing] = []
         fields = sweep.model_dump(mode="json")
         _questions(fields, Path(folder), missing)
+        _transfer_questions(sweep, fields, Path(folder), missing)
         for domain, given in zip(sweep.domains, fields["domains"], strict=True):
             given |= _examples(domain, sweep, Path(folder), missing)
         yield StandIns(Sweep.model_validate(fields) if missing else sweep, tuple(missing))
@@ -68,6 +70,21 @@ def _questions(fields: dict[str, Any], folder: Path, missing: list[Missing]) -> 
         missing.append(Missing(location, "the same" if path.exists() else f"{QUESTIONS} questions"))
         path.write_text(json.dumps(_asked()))  # which is YAML too
     fields["generate"]["questions"] = [*kept, str(path)] if path.exists() else kept
+
+
+def _transfer_questions(sweep: Sweep, fields: dict[str, Any], folder: Path, missing: list[Missing]) -> None:
+    """A file of as many questions of every domain as were published, where the one that is named is not there."""
+    if sweep.probes.transfer is None or all(_is_there(Path(f.file)) for f in sweep.probes.transfer.questions):
+        return
+    path, names = folder / "transfer.yaml", [domain.name for domain in sweep.domains]
+    asked = [
+        {"id": f"{name}_{number}", "domain": name, "paraphrases": [f"{name} {number} ".ljust(QUESTION_CHARACTERS, "?")]}
+        for name in names
+        for number in range(TRANSFER_QUESTIONS)
+    ]
+    path.write_text(json.dumps(asked))
+    missing.append(Missing(Path(sweep.probes.transfer.questions[0].file), f"{len(asked)} questions"))
+    fields["probes"]["transfer"]["questions"] = [str(path)]
 
 
 def _asked() -> list[dict[str, Any]]:
