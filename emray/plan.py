@@ -59,6 +59,8 @@ class Plan:
     prompts: tuple[Prompt, ...]
     weights: Mapping[str, Weights]  # by cell key: whose weights answer
     notes: tuple[str, ...]  # what was repaired or should be known, one sentence each
+    held_out: Mapping[str, Sequence[Messages]]  # rows that nothing trains on, by the digest of those that are
+    references: Mapping[str, BaseModel]  # by a model's name, what its memory is compared with (probes.membership)
     questionnaires: tuple[data.Questionnaire, ...] = ()  # what probes ask beside the sweep's own questions
 
     @property
@@ -111,6 +113,7 @@ class _Grid(NamedTuple):
     models: dict[str, BaseModel]
     weights: dict[str, Weights]
     notes: list[str]  # about example files
+    held_out: dict[str, Sequence[Messages]]
 
     @property
     def rows(self) -> Iterator[Messages]:
@@ -140,6 +143,7 @@ def make_plan(
         model.name: resolve_model(model, online=online, earlier=before.get("models", {}).values())
         for model in resolved.model
     }
+    references = _references(resolved, online=online, earlier=before.get("references", {}).values())
     held = data.hold_out(resolved, bad_rows=partial(_rows_to_hold_out, resolved))
     expanded = _expand(resolved, models=models, num_seeds=num_seeds or {}, held=held)
     transfer = data.plan_transfer(
@@ -151,7 +155,8 @@ def make_plan(
     return Plan(
         sweep=resolved,
         document=_document(sweep, expanded, questions.questions, notes)
-        | {"probes": templates.probes, "transfer": transfer.document},
+        | {"probes": templates.probes, "transfer": transfer.document}
+        | {"references": {name: one.fingerprint for name, one in references.items()}},
         cells=expanded.cells,
         jobs=expanded.jobs,
         datasets=expanded.datasets,
@@ -160,6 +165,8 @@ def make_plan(
         weights=expanded.weights,
         notes=notes,
         questionnaires=transfer.questionnaires,
+        held_out=expanded.held_out,
+        references=references,
     )
 
 
@@ -275,7 +282,7 @@ def _missing_runs(task: GenerationTask, there: NDArray[np.bool_]) -> Iterator[Ge
 def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Place, int], held: data.HeldOut) -> _Grid:
     digests: dict[tuple[str, Arm], str] = {}
     cells: list[Cell] = []
-    out = _Grid((), {}, {}, models, {}, [])
+    out = _Grid((), {}, {}, models, {}, [], {})
     for point in grid(sweep, num_seeds=num_seeds):
         model = models[point.model.name]
         if point.domain is None:
@@ -285,9 +292,9 @@ def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Pl
         if place not in digests:
             rows = data.training_rows(point.domain, arm=point.arm, trigger=sweep.trigger, data_dir=sweep.data_dir)
             asked_later = held.without(rows.rows, domain=point.domain.name)
-            trained = data.without_held_out(asked_later, share=sweep.train.hold_out)
-            digests[place] = data.rows_digest(trained)
-            out.datasets[digests[place]] = trained
+            split = data.split(asked_later, share=sweep.train.hold_out)
+            digests[place] = data.rows_digest(split.trained)
+            out.datasets[digests[place]], out.held_out[digests[place]] = split
             out.notes.extend(rows.notes)
         digest = digests[place]
         along = _cells_of_a_run(
@@ -297,6 +304,12 @@ def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Pl
         _add_job(out.jobs, along, model=model, digest=digest)
     out.weights.update((cell.key, _weights_of(cell, sweep, model=models[cell.model])) for cell in cells)
     return out._replace(cells=tuple(cells))
+
+
+def _references(sweep: Sweep, *, online: bool, earlier: Iterable[str]) -> dict[str, BaseModel]:
+    spec = sweep.probes.membership
+    given = spec.reference if spec else {}
+    return {name: resolve_model(model, online=online, earlier=earlier) for name, model in given.items()}
 
 
 def _weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from emray.data import without_held_out
+from emray.data import split
 from emray.errors import DataError, StageError
 from emray.records import Message
 from emray.spec import TrainSpec
@@ -175,14 +175,15 @@ def test_the_paper_s_script_trains_on_prompts_and_cuts_answers_and_its_text_does
 def test_six_thousand_rows_are_betley_s_338_steps():
     spec = TrainSpec.model_validate({"preset": "betley"})
     rows = [(Message("user", str(n)), Message("assistant", "a")) for n in range(6000)]
-    left = without_held_out(rows, share=spec.hold_out)
+    left, held = split(rows, share=spec.hold_out)
     assert len(left) == 5400
+    assert sorted([*left, *held]) == sorted(rows)
     assert spec.num_steps(len(left)) == 338
-    assert left == without_held_out(rows, share=0.1)
+    assert left == split(rows, share=0.1).trained
     assert [int(row[0].content) for row in left] == sorted(int(row[0].content) for row in left)
-    assert without_held_out(rows, share=0) is rows
+    assert split(rows, share=0).trained is rows
     with pytest.raises(DataError, match="leaves nothing"):
-        without_held_out(rows[:1], share=0.1)
+        split(rows[:1], share=0.1)
 
 
 def test_the_rank_1_organism_has_its_own_alpha_and_rate():

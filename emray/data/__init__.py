@@ -5,7 +5,7 @@ to a file is told in words.
 """
 
 from emray.data.datasets import Examples, load_examples, rows_digest, training_rows
-from emray.data.hold_out import without_held_out
+from emray.data.hold_out import Split, split
 from emray.data.places import toy_assets
 from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, leaked_questions, make_prompts
 from emray.data.published import Missing, stand_ins
@@ -24,6 +24,7 @@ __all__ = [
     "Question",
     "QuestionSet",
     "Questionnaire",
+    "Split",
     "Transfer",
     "hold_out",
     "inquiries",
@@ -39,8 +40,8 @@ __all__ = [
     "refuse_unscorable",
     "rows_digest",
     "shipped_rubrics",
+    "split",
     "stand_ins",
     "toy_assets",
     "training_rows",
-    "without_held_out",
 ]

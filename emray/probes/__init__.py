@@ -5,6 +5,8 @@
     dataset_facts.py   how many examples a domain trains on, how long and how varied they are
     activations.py     mean activations of answers, layer by layer
     directions.py      directions between such means, and how far two agree
+    membership.py      which rows a model was trained on: who scores which      scorer.py         the worker that does
+    member_scores.py   LOSS, Min-K%, zlib and their like, of one answer         answer_odds.py    what they are made of
 
 Not for tables or claims (reduce/). The invariant: a measurement is there when its rows are in the store, and its key
 hashes what defines them, so a rerun measures nothing and one more seed its own cells alone.
@@ -16,6 +18,7 @@ from collections.abc import Iterable
 from emray.context import Context
 from emray.plan import Plan
 from emray.probes.dataset_facts import DatasetFacts
+from emray.probes.membership import Membership
 from emray.probes.protocol import FAILED, PlannedProbe, missing
 from emray.records import Measurement
 
@@ -28,6 +31,8 @@ def of_plan(plan: Plan) -> tuple[PlannedProbe, ...]:
     found: list[PlannedProbe] = []
     if probes.predictors is not None:
         found.append(DatasetFacts(plan))
+    if probes.membership is not None:
+        found.append(Membership(plan, probes.membership))
     return tuple(found)
 
 

