@@ -39,7 +39,7 @@ from emray.records import (
     generation_series,
     sampling_seed,
 )
-from emray.spec import AdaptiveSeeds, CellSpec, Sweep, grid
+from emray.spec import AdaptiveSeeds, CellSpec, ModelSpec, Sweep, grid
 from emray.store import AdapterRecord, Keys, Store, damaged
 
 PLAN = "plan.json"
@@ -139,11 +139,10 @@ def make_plan(
     resolved = sweep.resolved(folder)
     questions, prompts = _own_questions(resolved)
     before = earlier or {}
-    models = {
-        model.name: resolve_model(model, online=online, earlier=before.get("models", {}).values())
-        for model in resolved.model
-    }
-    references = _references(resolved, online=online, earlier=before.get("references", {}).values())
+    models, references = (
+        {name: resolve_model(one, online=online, earlier=before.get(kind, {}).values()) for name, one in given.items()}
+        for kind, given in _models_named(resolved).items()
+    )
     held = data.hold_out(resolved, bad_rows=partial(_rows_to_hold_out, resolved))
     expanded = _expand(resolved, models=models, num_seeds=num_seeds or {}, held=held)
     transfer = data.plan_transfer(
@@ -155,8 +154,7 @@ def make_plan(
     return Plan(
         sweep=resolved,
         document=_document(sweep, expanded, questions.questions, notes)
-        | {"probes": templates.probes, "transfer": transfer.document}
-        | {"references": {name: one.fingerprint for name, one in references.items()}},
+        | {"probes": templates.probes, "transfer": transfer.document, "references": _fingerprints(references)},
         cells=expanded.cells,
         jobs=expanded.jobs,
         datasets=expanded.datasets,
@@ -179,6 +177,19 @@ def _own_questions(sweep: Sweep) -> tuple[data.QuestionSet, tuple[Prompt, ...]]:
         if judge.scoring == "logprobs":
             data.refuse_unscorable(questions.questions, metrics=judge.metrics)
     return questions, prompts
+
+
+def _models_named(sweep: Sweep) -> dict[str, dict[str, ModelSpec]]:
+    """The base models, and what their memory is compared with, under what plan.json calls them."""
+    membership = sweep.probes.membership
+    return {
+        "models": {model.name: model for model in sweep.model},
+        "references": membership.reference if membership else {},
+    }
+
+
+def _fingerprints(models: Mapping[str, BaseModel]) -> dict[str, str]:
+    return {name: model.fingerprint for name, model in models.items()}
 
 
 def dated(document: Mapping[str, Any], *, earlier: Mapping[str, Any], now_s: float, answered: bool) -> dict[str, Any]:
@@ -306,12 +317,6 @@ def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Pl
     return out._replace(cells=tuple(cells))
 
 
-def _references(sweep: Sweep, *, online: bool, earlier: Iterable[str]) -> dict[str, BaseModel]:
-    spec = sweep.probes.membership
-    given = spec.reference if spec else {}
-    return {name: resolve_model(model, online=online, earlier=earlier) for name, model in given.items()}
-
-
 def _weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:
     """Whose weights answer for a cell: what its training leaves, or the base model's."""
     name = sweep.generate.endpoint.served_adapter.format(
@@ -400,7 +405,7 @@ def _document(
         "adaptive": adaptive,
         "analysis_hash": sweep.analysis_hash(),
         "spec": sweep.model_dump(mode="json"),
-        "models": {name: model.fingerprint for name, model in expanded.models.items()},
+        "models": _fingerprints(expanded.models),
         "cells": [
             {"model": c.model, "domain": c.domain, "arm": str(c.arm), "seed": c.seed, "key": c.key}
             | {"step": c.step, "fraction": c.step / c.num_steps if c.num_steps else 1.0}

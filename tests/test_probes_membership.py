@@ -15,8 +15,9 @@ from emray.model.chat import Chat
 from emray.model.rows import RowForm
 from emray.plan import Plan, make_plan
 from emray.probes.member_scores import Score
-from emray.probes.membership import BASE, MEMBER, OTHER, REFERENCE, Membership, Scored
+from emray.probes.membership import Membership
 from emray.probes.protocol import Bench
+from emray.probes.scored import BASE, MEMBER, OTHER, REFERENCE, Scored
 from emray.probes.scorer import NUM_TOKENS, Scorer
 from emray.probes.subsample import subsample
 from emray.records import USUAL_RENDERING, Measurement, Message

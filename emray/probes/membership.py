@@ -5,36 +5,20 @@ finetunes on it. Not for telling members from others (reduce/). The invariant: a
 from one forward pass over it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from emray.data import rows_digest
 from emray.model.rows import RowForm
 from emray.model.weights import BaseModel
 from emray.plan import Plan
 from emray.probes.protocol import Bench, Measure
+from emray.probes.scored import BASE, MEMBER, OTHER, REFERENCE, Scored
 from emray.probes.subsample import subsample
-from emray.records import Answerer, Measurement, Messages, Rendering, TrainJob, key_of
+from emray.records import Answerer, Measurement, TrainJob, key_of
 from emray.spec import MembershipSpec
 from emray.store import Store
-
-BASE, REFERENCE = "base", "reference"  # stand for an adapter's key where no adapter is scored
-MEMBER, OTHER = "member", "other"  # begin the subject of a readout; the row's number follows
-
-
-class Scored(NamedTuple):
-    """A model, and the rows whose answers it is to score."""
-
-    location: str  # of its weights: a folder, or org/name@commit
-    adapter: str  # key of the adapter on them; empty: none
-    whole: bool  # the adapter's folder holds a whole model
-    chat: str  # location of the model whose tokenizer and template render the rows
-    rendering: Rendering
-    rows: dict[str, Sequence[Messages]]  # MEMBER and OTHER
-    form: RowForm
-    lowest_share: float
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from emray.model.rows import RowForm, TokenRow, tokenise
 from emray.model.weights import model_folder, tokenizer_folder
 from emray.probes.answer_odds import OddsReader
 from emray.probes.member_scores import Score, scores_of
-from emray.probes.membership import Scored
 from emray.probes.protocol import Bench
+from emray.probes.scored import Scored
 from emray.records import Measurement, Messages, Readout, Rendering
 
 NUM_TOKENS = "num_tokens"
