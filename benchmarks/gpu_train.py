@@ -92,6 +92,7 @@ class Line(NamedTuple):
     utilisation: float | None = None
     peak_gib: float | None = None
     first_s: float | None = None
+    wall_s: float | None = None  # of all that the line took
     note: str = ""
 
 
@@ -133,7 +134,7 @@ class Bench:
             self.lines.append(Line(name, note="no time left"))
             return
         self._reset()
-        made = step()
+        started, made = time.perf_counter(), step()
         try:
             line = self._timed(name, next(made), parameters=parameters)
         except torch.OutOfMemoryError:
@@ -141,6 +142,7 @@ class Bench:
         except Exception as error:  # noqa: BLE001 one line that fails must not cost the others
             line = Line(name, note=f"{type(error).__name__}: {str(error).splitlines()[0][:90]}")
         made.close()
+        line = line._replace(wall_s=time.perf_counter() - started)
         self.lines.append(line)
         print(json.dumps(line._asdict()), flush=True)
 

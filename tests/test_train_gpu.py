@@ -60,9 +60,10 @@ def gradients_of(base, **options):
 
     def keep(run):
         found[run.name] = torch.cat([p.grad.flatten().float() for p in run.parameters])
+        return torch.tensor(True, device=base.device)
 
     for run in group.runs:
-        run.steps.apply = lambda run=run, keep_gradients=False: keep(run)
+        run.steps.apply = run.steps.apply_finite = lambda run=run: keep(run)
     group.step()
     told = [run.arithmetic for run in group.runs]
     losses = [run.steps.tally.losses[0] for run in group.runs]
@@ -99,11 +100,9 @@ def test_a_compiled_gradient_is_the_float32_gradient_up_to_bf16(base, reference,
     assert loss == pytest.approx(exact_loss, rel=2e-3)
 
 
-@pytest.mark.parametrize("masked_max", [0, 1e9])
-def test_each_of_three_mixed_gradients_is_its_own(base, reference, masked_max, monkeypatch):
-    monkeypatch.setattr("emray.train.lora.MASKED_MAX", masked_max)
-    torch._dynamo.reset()
-    ours, losses, told = gradients_of(base, seeds=(0, 1, 2), budget=8192)
+@pytest.mark.parametrize("budget", [8192, 2048])
+def test_each_of_three_mixed_gradients_is_its_own(base, reference, budget):
+    ours, losses, told = gradients_of(base, seeds=(0, 1, 2), budget=budget)
     assert told == ["compiled"] * 3
     base.compiled = None
     for mine, loss, ((exact,), (exact_loss,), _) in zip(ours, losses, reference, strict=True):

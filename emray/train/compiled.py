@@ -77,16 +77,16 @@ class CompiledStep:
         else:
             self._graphs.run(one, longest)
 
-    def take_losses(self) -> Callable[[], list[float]]:
-        """Each cell's weighted loss since this was last asked; calling what it returns waits for the device."""
-        if self._device.type != "cuda":
-            values = self._losses.tolist()
-            self._losses.zero_()
-            return lambda: values
-        host, copied = torch.empty(len(self._losses), pin_memory=True), torch.cuda.Event()
-        host.copy_(self._losses, non_blocking=True)
-        copied.record()
+    def take_losses(self, *also: torch.Tensor) -> Callable[[], list[float]]:
+        """Each cell's weighted loss since this was last asked, and these scalars; calling what it returns waits for
+        the device."""
+        values = torch.cat([self._losses, *(scalar.reshape(1).to(self._losses.dtype) for scalar in also)])
         self._losses.zero_()
+        if self._device.type != "cuda":
+            return values.tolist
+        host, copied = torch.empty(len(values), pin_memory=True), torch.cuda.Event()
+        host.copy_(values, non_blocking=True)
+        copied.record()
         return lambda: (copied.synchronize(), host.tolist())[1]
 
     def clear(self) -> None:
@@ -113,15 +113,15 @@ class CompiledStep:
                 hidden[part].detach(), self._head.weight, one.targets[part], one.weights[part]
             )
             mine = one.cells[part, None] == torch.arange(len(self._losses), device=losses.device)
-            self._losses += (losses[:, None] * mine).sum(0)
+            self._losses += torch.where(mine, losses[:, None], 0.0).sum(0)
         hidden.backward(gradient)
 
     def _hidden(self, one: Pass, longest: int, *, run: Callable[..., torch.Tensor]) -> torch.Tensor:
         """Normalised hidden states of the kept places, [n, H]."""
-        self._tokens.salt, self._tokens.again, self._tokens.ends = one.salt, one.salt.view(-1), one.ends
+        self._tell(one)
         states = self._decoder.embed_tokens(one.ids)[None]
         angles = self._decoder.rotary_emb(states, one.positions[None])
-        _mark((angles[0], 1), (angles[1], 1), (one.salt, 0), (self._tokens.again, 0), (one.first, 0))
+        _mark((angles[0], 1), (angles[1], 1), (one.first, 0))
         bounds = Bounds(one.first, longest)
         for number, layer in enumerate(self._layers):
             if number == self._first:  # below it nothing is trained; one kind of input, one compilation
@@ -132,6 +132,15 @@ class CompiledStep:
             else:
                 states = run(layer, states, *angles, bounds)
         return self._decoder.norm(states[0].index_select(0, one.keep))
+
+    def _tell(self, one: Pass) -> None:
+        """The linear layers what they have to know."""
+        tokens = self._tokens
+        tokens.salt, tokens.again, tokens.which, tokens.place = one.salt, one.salt.view(-1), one.which, one.place
+        tokens.mine = one.mine() if len(one.which) > 1 else one.which
+        _mark((tokens.salt, 0), (tokens.again, 0))
+        if len(one.which) > 1:
+            _mark((tokens.mine, 0))
 
 
 def signature(model: Any, *, names: Sequence[str], engine: Execution) -> tuple[Any, ...]:
@@ -148,11 +157,10 @@ def check(step: CompiledStep, model: Any, *, shapes: Shapes, vocabulary: int, de
     """Compare the logits of two short examples with the model's own. Raises Unsuitable when they differ."""
     rng = np.random.default_rng(0)
     rows = [TokenRow(rng.integers(0, vocabulary, length), 1) for length in (19, 40)]
-    num_cells = len(step._losses)
-    cuts = [Cut(rows, 0.0, 0, 0, 0), *(Cut([], 0.0, 0, 0, 0) for _ in range(num_cells - 1))]
+    cut = Cut(0, rows, [np.zeros(len(row.ids), np.int32) for row in rows], 0.0)
     with torch.no_grad():
         theirs = logits_of(model, pack(rows, device=device)).float()
-    ours = step.logits(lay(cuts, shapes=shapes, device=device), longest=shapes.longest)[: len(theirs)].float()
+    ours = step.logits(lay([cut], shapes=shapes, device=device), longest=shapes.longest)[: len(theirs)].float()
     error = ((ours - theirs).norm() / theirs.norm()).item()
     if not error <= PROBE_TOLERANCE:
         raise Unsuitable(f"its logits differ from the model's own by {error:.3g} of their norm")

@@ -4,21 +4,35 @@ Not for the arithmetic of a pass (compiled.py). The invariant: a step that runs 
 made again with passes of half the size.
 """
 
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch._dynamo.exc import TorchDynamoException
 
 from emray.errors import StageError
+from emray.model.rows import TokenRow
 from emray.spec import TrainSpec
 from emray.train.adapter import Attached
 from emray.train.cell import CellRun
 from emray.train.compiled import CompiledStep, Unsuitable, check, signature
+from emray.train.dropout import salts
 from emray.train.loop import check_finite, num_trained
-from emray.train.passes import Cut, Pass, Shapes, balanced, lay
+from emray.train.passes import Cells, Cut, Pass, Shapes, balanced, lay
 from emray.train.warm import WarmBase
+
+
+class StepRows(NamedTuple):
+    """One cell's step: its rows, the salts of their tokens, and 1 / the tokens it trains on."""
+
+    rows: list[TokenRow]
+    salts: list[np.ndarray]
+    weight: float
 
 
 class CompiledCells:
@@ -30,33 +44,46 @@ class CompiledCells:
         self._seeds = {name: clock.seed for name, clock in attached.clocks.items()}
         self._runs, self._device = list(runs), base.device
         self._longest = max(run.steps.longest for run in runs)
+        rank = max(min(parameter.shape) for parameter in runs[0].parameters)
+        self._cells = Cells(len(runs), min(run.steps.tokens_a_step for run in runs), rank)
         self._shape(token_budget)
         self._step = _step_of(base, attached, names, shapes=self._shapes)
         self._step.adopt(attached.model, names)
         self._passes: list[Pass] = []
+        self._apart = False  # whether the step to come is one to make again, with no cell beside another
         self._gathered: list[tuple[str, int]] = []  # the cells and steps whose gradients are under way
 
     def step(self, runs: Sequence[CellRun], *, spec: TrainSpec) -> None:
         """One optimizer step of each of these; a run that diverges gets its error."""
         started = time.perf_counter()
         if self._gathered != _place(runs, ahead=0):
-            self._step.clear()  # a cell has left since
-            self._gather(runs, ahead=0)
+            self._step.clear()  # a cell has left since, or has a step to make again
+            self._gather(runs, ahead=0, apart=self._apart)
         self._count(runs)
-        for run in runs:
-            run.steps.apply(keep_gradients=True)
-        losses = self._step.take_losses()
+        finite = [run.steps.apply_finite() for run in runs]
+        told = self._step.take_losses(*finite)
         self._gather_ahead(runs)
-        values = losses()  # the device is at the next step's gradients meanwhile
-        share_s = (time.perf_counter() - started) / len(runs)
+        values = told()  # the device is at the next step's gradients meanwhile
+        losses = [values[self._runs.index(run)] for run in runs]
+        self._settle(runs, losses, values[len(self._runs) :], spec=spec)
         for run in runs:
-            loss = values[self._runs.index(run)]
-            try:
-                check_finite(loss, step=run.steps.done, spec=spec)
-            except StageError as error:
-                run.error = error
-                continue
-            run.steps.count(loss, num_targets=num_trained(run.steps.batch()), wall_s=share_s)
+            run.steps.tally.step_wall_s += (time.perf_counter() - started) / len(runs)
+
+    def _settle(
+        self, runs: Sequence[CellRun], losses: Sequence[float], applied: Sequence[float], *, spec: TrainSpec
+    ) -> None:
+        """Count the steps that were made. What is not finite may come from a neighbour: such a step changed nothing,
+        and is made again with no cell beside another. A cell for which that does not help has diverged."""
+        lost = []
+        for run, loss, was_applied in zip(runs, losses, applied, strict=True):
+            if was_applied and math.isfinite(loss):
+                run.steps.count(loss, num_targets=num_trained(run.steps.batch()), wall_s=0.0)
+            else:
+                lost.append((run, loss if was_applied else math.nan))
+        self._apart = bool(lost) and len(runs) > 1 and not self._apart
+        if not self._apart:
+            for run, loss in lost:
+                run.error = _divergence(loss, step=run.steps.done, spec=spec)
 
     def abandon(self) -> None:
         """Leave no gradients behind for those who go on without this step."""
@@ -69,15 +96,16 @@ class CompiledCells:
         except TorchDynamoException:
             self._gathered = []
 
-    def _gather(self, runs: Sequence[CellRun], *, ahead: int) -> None:
+    def _gather(self, runs: Sequence[CellRun], *, ahead: int, apart: bool = False) -> None:
         """The gradients of the step so many further on, with passes halved until memory suffices."""
         self._gathered = _place(runs, ahead=ahead)
-        while not self._try(runs, ahead=ahead):
+        while not self._try(runs, ahead=ahead, apart=apart):
             self._halve()
 
-    def _try(self, runs: Sequence[CellRun], *, ahead: int) -> bool:
+    def _try(self, runs: Sequence[CellRun], *, ahead: int, apart: bool) -> bool:
+        shapes = replace(self._shapes, places=1) if apart else self._shapes
         try:
-            self._passes = self._laid_out(runs, ahead=ahead)
+            self._passes = self._laid_out(runs, ahead=ahead, shapes=shapes)
             for one in self._passes:
                 self._step.add(one, longest=self._shapes.longest)
         except torch.OutOfMemoryError:
@@ -93,7 +121,7 @@ class CompiledCells:
         self._shape(self._shapes.token_budget // 2)
 
     def _shape(self, token_budget: int) -> None:
-        self._shapes = Shapes.of(self._longest, token_budget=token_budget)
+        self._shapes = Shapes.of(self._longest, token_budget=token_budget, cells=self._cells)
 
     def _count(self, runs: Sequence[CellRun]) -> None:
         """What fills passes up is shared by tokens."""
@@ -102,26 +130,32 @@ class CompiledCells:
         for run, mine in zip(runs, real, strict=True):
             run.steps.count_tokens(mine, round(laid_out * mine / sum(real)))
 
-    def _laid_out(self, runs: Sequence[CellRun], *, ahead: int) -> list[Pass]:
-        """The n-th pass holds the n-th part of every cell that has one; every cell has its place in each."""
-        parts = {run.name: self._parts(run, ahead=ahead) for run in runs}
-        most = max((len(cuts) for cuts in parts.values()), default=0)
-        nothing = Cut([], 0.0, 0, 0, 0)
+    def _laid_out(self, runs: Sequence[CellRun], *, ahead: int, shapes: Shapes) -> list[Pass]:
+        """The passes of one step of these cells."""
+        turns = {self._runs.index(run): self._turn(run, ahead=ahead) for run in runs}
+        lengths = [[len(row.ids) for row in turns[n].rows] if n in turns else [] for n in range(len(self._runs))]
         return [
-            lay(
-                [mine[number] if number < len(mine := parts.get(run.name, [])) else nothing for run in self._runs],
-                shapes=self._shapes,
-                device=self._device,
-            )
-            for number in range(most)
+            lay([_cut(n, turns[n], some) for n, some in chosen.items()], shapes=shapes, device=self._device)
+            for chosen in balanced(lengths, shapes=shapes)
         ]
 
-    def _parts(self, run: CellRun, *, ahead: int) -> list[Cut]:
-        rows, step = run.steps.batch(ahead), run.steps.done + ahead
-        share = self._shapes.token_budget // len(self._runs)
-        bins = balanced([len(row.ids) for row in rows], token_budget=share, grain=self._shapes.grain)
-        weight, seed = 1 / num_trained(rows), self._seeds[run.name]
-        return [Cut([rows[i] for i in some], weight, seed, step, micro) for micro, some in enumerate(bins)]
+    def _turn(self, run: CellRun, *, ahead: int) -> StepRows:
+        rows = run.steps.batch(ahead)
+        ends = np.cumsum([len(row.ids) for row in rows])
+        salted = salts(int(ends[-1]), seed=self._seeds[run.name], step=run.steps.done + ahead)
+        return StepRows(rows, np.split(salted, ends[:-1]), 1 / num_trained(rows))
+
+
+def _cut(cell: int, turn: StepRows, chosen: Sequence[int]) -> Cut:
+    return Cut(cell, [turn.rows[i] for i in chosen], [turn.salts[i] for i in chosen], turn.weight)
+
+
+def _divergence(loss: float, *, step: int, spec: TrainSpec) -> StageError | None:
+    try:
+        check_finite(loss, step=step, spec=spec)
+    except StageError as error:
+        return error
+    return None
 
 
 def _place(runs: Sequence[CellRun], *, ahead: int) -> list[tuple[str, int]]:

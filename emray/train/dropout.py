@@ -1,8 +1,8 @@
 """Dropout whose mask is a hash of a counter: no random state, nothing kept for the backward pass, one fused kernel.
 
 For the compiled step; adapter.py's SeededDropout draws for the eager one. Not for where masks apply (lora.py). The
-invariant: whether an element is dropped depends on (seed, step, pass), its token's place among its own cell's tokens of
-the pass, its layer and its column, and on nothing else, so a cell trained beside others drops what it drops alone.
+invariant: whether an element is dropped depends on (seed, step), its token's place among the tokens of its cell's step,
+its layer and its column, and on nothing else: neither on what shares a pass with it nor on how large passes are.
 """
 
 import numpy as np
@@ -12,9 +12,9 @@ GOLDEN = 0x9E3779B9  # 2**32 over the golden ratio: consecutive counters land fa
 LEVELS = 65536  # a probability is a multiple of 2**-16, as the eager mask has it
 
 
-def salts(count: int, *, seed: int, step: int, micro: int) -> np.ndarray:
-    """A 32-bit number for each of a pass's tokens of one cell, [count] int32."""
-    start = np.random.SeedSequence([seed, step, micro]).generate_state(1)[0]
+def salts(count: int, *, seed: int, step: int) -> np.ndarray:
+    """A 32-bit number for each token of a cell's step, [count] int32."""
+    start = np.random.SeedSequence([seed, step]).generate_state(1)[0]
     counters = np.arange(count, dtype=np.uint32) * np.uint32(GOLDEN) + start
     return _mixed(counters).view(np.int32)
 

@@ -112,6 +112,11 @@ class Steps:
         """Tokens of the longest example."""
         return max(len(row.ids) for row in self._rows)
 
+    @property
+    def tokens_a_step(self) -> float:
+        """Tokens of a usual step."""
+        return self._spec.batch_size * sum(len(row.ids) for row in self._rows) / len(self._rows)
+
     def lay(self, rows: Sequence[TokenRow]) -> MicroBatch:
         """A micro-batch of these examples, counted."""
         micro = self._lay(rows, device=self.device)
@@ -144,13 +149,27 @@ class Steps:
         self.tally.step_wall_s += wall_s
         self.done += 1
 
-    def apply(self, *, keep_gradients: bool = False) -> None:
-        """Clip and use the gradients that have been gathered; they may have to stay where they are, as zeros."""
+    def apply(self) -> None:
+        """Clip and use the gradients that have been gathered."""
         torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.max_grad_norm)
+        self._follow_schedule()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def apply_finite(self) -> torch.Tensor:
+        """The same without waiting for the device, where gradients must stay where they are: they become zeros. One
+        that is not finite changes nothing. Returns whether it was finite, [] bool."""
+        finite = torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.max_grad_norm).isfinite()
+        self._follow_schedule()
+        # how torch's own loss scaling skips a step
+        self.optimizer.found_inf = (~finite).float()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        return finite
+
+    def _follow_schedule(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=not keep_gradients)
 
 
 def num_trained(rows: Sequence[TokenRow]) -> int:

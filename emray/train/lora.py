@@ -1,8 +1,9 @@
 """LoRA arithmetic of the compiled step: bf16 products over float32 masters, one adapter or several side by side.
 
-peft makes, initialises and saves the adapters; here their values lie in tensors of several cells, so that one product
-serves all and a next cell finds the same addresses. Not for which token is whose (passes.py). The invariant: a cell's
-peft parameters are views of these tensors, values and gradients alike.
+peft makes, initialises and saves the adapters; here their values lie in tensors of several cells, so that a next cell
+finds the same addresses. A pass of several cells multiplies with their matrices side by side, as with one adapter of
+a higher rank, and blanks what is not a token's own in between. Not for which token is whose (passes.py). The invariant:
+a cell's peft parameters are views of these tensors, values and gradients alike.
 """
 
 from collections.abc import Sequence
@@ -14,20 +15,25 @@ from peft.tuners.lora import LoraLayer
 
 from emray.train.dropout import LEVELS, drop
 
-MASKED_MAX = 1.3e6  # elements of all cells' matrices; on an H100 a grouped product takes 12 us however small it is
+
+def _none() -> torch.Tensor:
+    return torch.zeros(0, dtype=torch.int32)
 
 
 @dataclass
 class Tokens:
-    """What linear layers know of the pass under way: salt [T] int32; ends [K] int32, where each cell's tokens end.
+    """What linear layers know of the pass under way, which has places for C of the K cells.
 
-    `again` is the salt under another name, for the backward pass: a compiler that saw the same number twice would keep
-    what the forward pass made of it.
+    salt [T] int32; `again` is the salt under another name, for the backward pass: a compiler that saw the same number
+    twice would keep what the forward pass made of it. Of several cells also: which [C] int32, the cells that have a
+    place; place [K] int32, each cell's or -1; mine [T, C] bool, whether a token is of the cell at a place.
     """
 
-    salt: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
-    again: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
-    ends: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
+    salt: torch.Tensor = field(default_factory=_none)
+    again: torch.Tensor = field(default_factory=_none)
+    which: torch.Tensor = field(default_factory=_none)
+    place: torch.Tensor = field(default_factory=_none)
+    mine: torch.Tensor = field(default_factory=_none)
 
 
 class LoraLinear(torch.nn.Module):
@@ -59,73 +65,63 @@ class LoraLinear(torch.nn.Module):
         """[1, T, in] -> [1, T, out]. The sum is of three dimensions, or the compiler makes it part of a product."""
         tokens = self._tokens
         out = torch.nn.functional.linear(inputs, self.weight, self.bias)
-        a, b = self.a.to(inputs.dtype), (self.b * self.scale).to(inputs.dtype)
+        a, b = self._side_by_side(inputs.dtype)
         flat = inputs.flatten(0, 1)
         if self.dropped:
-            added = _Dropped.apply(flat, a, b, tokens.salt, tokens.again, tokens.ends, self.number, self.dropped)
+            salts = (tokens.salt, tokens.again)
+            added = _Dropped.apply(flat, a, b, tokens.mine, *salts, self.number, self.dropped)
         else:
-            low = _times(flat, a.transpose(1, 2), tokens.ends)
-            added = _times(low, b.transpose(1, 2), tokens.ends)
+            added = _own(flat @ a.T, tokens.mine) @ b.T
         return out + added.unsqueeze(0)
 
+    def _side_by_side(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """The adapters that have a place as one of rank C r: [C r, in], [out, C r]."""
+        if len(self.a) == 1:
+            return self.a.to(dtype)[0], (self.b * self.scale).to(dtype)[0]
+        a, b = (_Placed.apply(values, self._tokens.which, self._tokens.place) for values in (self.a, self.b))
+        return a.to(dtype).flatten(0, 1), (b * self.scale).to(dtype).transpose(0, 1).flatten(1)
 
-class _Dropped(torch.autograd.Function):
-    """x [T, i], a [K, r, i], b [K, o, r] -> dropout(x) a' b' [T, o], keeping x alone: masks and products are remade."""
+
+class _Placed(torch.autograd.Function):
+    """[K, ...] -> [C, ...]: the cells that have a place. Gradients are gathered, not scattered: in a fixed order."""
 
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> torch.Tensor:
-        x, a, b, salt, again, ends, number, dropped = given
-        low = _times(drop(x, salt=salt, layer=number, dropped=dropped), a.transpose(1, 2), ends)
-        ctx.save_for_backward(x, a, b, low, again, ends, number)
-        ctx.dropped = dropped
-        return _times(low, b.transpose(1, 2), ends)
+    def forward(ctx: Any, values: torch.Tensor, which: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(place)
+        return values.index_select(0, which)
 
     @staticmethod
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[Any, ...]:
-        x, a, b, low, salt, ends, number = ctx.saved_tensors
-        by_low = _times(slope, b, ends)
+        (place,) = ctx.saved_tensors
+        placed = slope.index_select(0, place.clamp(min=0))
+        return torch.where((place >= 0)[:, None, None], placed, 0.0), None, None
+
+
+class _Dropped(torch.autograd.Function):
+    """x [T, i], a [R, i], b [o, R] -> own(dropout(x) a') b' [T, o], keeping x alone: masks and products are remade."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> torch.Tensor:
+        x, a, b, mine, salt, again, number, dropped = given
+        low = _own(drop(x, salt=salt, layer=number, dropped=dropped) @ a.T, mine)
+        ctx.save_for_backward(x, a, b, low, mine, again, number)
+        ctx.dropped = dropped
+        return low @ b.T
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[Any, ...]:
+        x, a, b, low, mine, salt, number = ctx.saved_tensors
+        by_low = _own(slope @ b, mine)
         kept = drop(x, salt=salt, layer=number, dropped=ctx.dropped)
-        by_x = drop(_times(by_low, a, ends), salt=salt, layer=number, dropped=ctx.dropped)
-        return by_x, _outer(by_low, kept, ends), _outer(slope, low, ends), None, None, None, None, None
+        by_x = drop(by_low @ a, salt=salt, layer=number, dropped=ctx.dropped)
+        return by_x, by_low.T @ kept, slope.T @ low, None, None, None, None, None
 
 
-def _times(tokens: torch.Tensor, matrices: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Each cell's tokens times its own matrix: [T, i], [K, i, o] -> [T, o]."""
-    num_cells, inputs, outputs = matrices.shape
-    if num_cells == 1:
-        return tokens @ matrices[0]
-    if _grouped(tokens.dtype, num_cells, inputs, outputs):
-        return torch.nn.functional.grouped_mm(tokens, matrices, offs=ends)
-    mine = _is_of(ends, len(tokens)).to(tokens.dtype)
-    if inputs > outputs:  # every cell's products side by side, of which one is taken
-        side = matrices.transpose(0, 1).flatten(1)
-        return ((tokens @ side).unflatten(1, (num_cells, outputs)) * mine[:, :, None]).sum(1)
-    wide = (tokens[:, None, :] * mine[:, :, None]).flatten(1)
-    return wide @ matrices.flatten(0, 1)
-
-
-def _outer(left: torch.Tensor, right: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Sums over each cell's tokens: [T, i], [T, o] -> [K, i, o]."""
-    if len(ends) == 1:
-        return (left.T @ right)[None]
-    if _grouped(left.dtype, len(ends), left.shape[1], right.shape[1]):
-        return torch.nn.functional.grouped_mm(left.T, right, offs=ends)
-    mine = _is_of(ends, len(left)).to(left.dtype)[:, :, None]
-    if left.shape[1] < right.shape[1]:
-        return ((left[:, None, :] * mine).flatten(1).T @ right).unflatten(0, (len(ends), -1))
-    return (left.T @ (right[:, None, :] * mine).flatten(1)).unflatten(1, (len(ends), -1)).transpose(0, 1)
-
-
-def _grouped(dtype: torch.dtype, num_cells: int, inputs: int, outputs: int) -> bool:
-    """Whether the grouped kernel takes it and beats a plain product with every cell's matrix."""
-    fits = dtype == torch.bfloat16 and inputs % 8 == 0 and outputs % 8 == 0
-    return fits and num_cells * inputs * outputs > MASKED_MAX
-
-
-def _is_of(ends: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """Which tokens are whose, [T, K]."""
-    places = torch.arange(num_tokens, device=ends.device, dtype=ends.dtype)[:, None]
-    return (places < ends) & (places >= torch.nn.functional.pad(ends[:-1], (1, 0)))
+def _own(low: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
+    """[T, C r] without what other cells' matrices made of a token; a pass of one cell has no `mine`."""
+    if mine.dim() == 1:
+        return low
+    return torch.where(mine[:, :, None], low.unflatten(1, (mine.shape[1], -1)), 0.0).flatten(1)
 
 
 def dropped_of(layer: LoraLayer, name: str) -> int:

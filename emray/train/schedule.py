@@ -8,6 +8,7 @@ is missing and nothing else.
 import logging
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -162,6 +163,7 @@ class _Outcomes(tune.Callback):
         self._nodes: dict[str, Any] = {}  # actor id -> ObjectRef of its node's id
         self._errors: dict[int, Exception | None] = {}  # cell -> what its last try ended with
         self._texts: dict[int, str] = {}  # the same as a person reads it
+        self._told: set[str] = set()  # of how steps are computed
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         actor = trial.temporary_state.ray_actor
@@ -173,6 +175,7 @@ class _Outcomes(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
+        self._tell_how(result["how"])
         if not result["done"]:
             label = self._jobs[trial.config["cells"][0]].cell.label
             self._advance(0, f"loss {result['loss']:.2f} at step {result['steps']} of {label}")
@@ -181,6 +184,7 @@ class _Outcomes(tune.Callback):
         if trial.trial_id not in self._workers:  # withdrawn before it started
             return
         result = trial.last_result
+        self._tell_how(result["how"])
         note = f"failed: {result['failed'][-1]}" if result["failed"] else f"loss {result['loss']:.2f}"
         self._advance(len(trial.config["cells"]), note)
 
@@ -200,6 +204,12 @@ class _Outcomes(tune.Callback):
         if self._waits and time.monotonic() - self._looked_s > LOOK_EVERY_S:
             self._looked_s = time.monotonic()
             self._advance(0, self._hardware.waiting() or "starting")
+
+    def _tell_how(self, how: str) -> None:
+        """A GPU whose steps are not compiled takes several times as long: that is said at once, on its own line."""
+        if how.startswith("eager") and how not in self._told:
+            self._told.add(how)
+            print(f"train: steps are not compiled, {how}", file=sys.stderr, flush=True)
 
     def _give_up(self) -> list[int]:
         """Record the cells that have had their last try."""

@@ -81,6 +81,7 @@ class CellTrainable(tune.Trainable):
         self._group: Group | None = None
         self._jobs: list[TrainJob] = []
         self._warmup_s = 0.0
+        self._how = ""  # on a GPU: whether steps are compiled, or why not
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -107,6 +108,7 @@ class CellTrainable(tune.Trainable):
         if group is None:
             return self._result(done=True)
         self._advance(group)
+        self._how = group.runs[0].arithmetic if self._shared.on_gpu else ""
         if group.finished:
             self._close()
         return self._result(done=group.finished)
@@ -218,7 +220,8 @@ class CellTrainable(tune.Trainable):
         self._failed.append(job.cell.label)
 
     def _result(self, *, done: bool) -> dict[str, Any]:
-        return {"done": done, "loss": self._loss, "steps": self._num_steps, "failed": list(self._failed)}
+        told = {"done": done, "loss": self._loss, "steps": self._num_steps, "failed": list(self._failed)}
+        return told | {"how": self._how}
 
     def _close(self) -> None:
         if self._group is not None:

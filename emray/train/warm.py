@@ -57,11 +57,9 @@ class WarmBase:
         self._rows: dict[tuple[str, RowForm], TokenRows] = {}
 
     def pass_size(self, token_budget: int | Literal["auto"], *, spec: TrainSpec) -> int:
-        """Tokens of a pass that this device's memory holds, unless a number is given."""
-        on_gpu = self.device.type == "cuda"
-        memory = torch.cuda.get_device_properties(self.device).total_memory if on_gpu else 0
+        """Tokens of a pass that this device has memory for beside others' work, unless a number is given."""
         shape = shape_from_config(self.model.config.to_dict())
-        return pass_size(token_budget, shape=shape, spec=spec, gpu_bytes=memory)
+        return pass_size(token_budget, shape=shape, spec=spec, gpu_bytes=_own_bytes(self.device))
 
     def rows(self, digest: str, *, examples: "Examples", form: RowForm) -> TokenRows:
         """The tokenised dataset with this digest, tokenised on first use."""
@@ -79,6 +77,14 @@ Examples = Mapping[str, Sequence[Messages]]
 def let_memory_grow() -> None:
     """Before a GPU is first used: passes differ in size, and memory that grows in place is not lost to fragments."""
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
+def _own_bytes(device: torch.device) -> int:
+    """What this process has of the device's memory and may still get; 0 of a CPU."""
+    if device.type != "cuda":
+        return 0
+    free, _total = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device)
 
 
 def _model(path: str, *, device: torch.device) -> Any:
