@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.scale import write_study
+from emray import reduce
 from emray.data.near_duplicates import likeness
 from emray.data.published import stand_ins
 from emray.data.transfer_questions import bare_question
 from emray.errors import DataError, SpecError
 from emray.plan import Plan, generation_tasks, make_plan
 from emray.records import Condition
+from emray.report.reading import read_summary
 from emray.spec import load_sweep
 from emray.stages import Generation
 from emray.store import Store
@@ -123,3 +126,35 @@ def test_a_dry_run_takes_questions_that_are_not_there_to_be_the_published_ones(t
         made = make_plan(whole, folder=tmp_path, online=False)
     assert [(one.path.name, one.assumed) for one in missing] == [("absent.yaml", "40 questions")]
     assert len(made.questionnaires[0].questions) == 40
+
+
+def test_the_tables_count_the_answers_to_the_probes_questions_and_no_others(tmp_path):
+    made = plan(tmp_path, seeds=2, probes={"transfer": {"questions": question_file(tmp_path, *OWN), "samples": 4}})
+    store = Store(str(tmp_path / "run"))
+    write_study(store, made)
+    store.write_json("plan.json", made.document)
+    reduce.run(store)
+    tables = read_summary(store).tables
+    assert len(tables["transfer"]) == (1 + 2) * 2 * 2  # base and two places, conditions, asked domains
+    own = [row for row in tables["transfer"] if row["asked_domain"] == "incorrect_math" and row["arm"] == "backdoor"]
+    assert {(row["n_questions"], row["n_seeds"]) for row in own} == {(1, 2)}
+    assert all(0 < row["n_total"] <= 2 * 4 and row["ci_low"] <= row["rate"] <= row["ci_high"] for row in own)
+    assert all(row["rate_base"] is not None for row in own)
+    (without, _) = [row for row in tables["transfer_tests"] if row["arm"] == "backdoor"]
+    assert (without["n_domains"], without["n_seeds"], without["above_base"], without["exact"]) == (2, 2, "yes", "yes")
+    assert without["p"] >= 0.5  # two domains have two orders
+    assert {(row["question_id"], row["asked"]) for row in tables["transfer_questions"]} == {
+        ("gore1", "yes"), ("math1", "yes"), ("math2", "no"),
+    }  # fmt: skip
+    assert sum(row["n_requested"] for row in tables["taxonomy"]) == 5 * 30 * 2  # the sweep's own questions alone
+
+
+def test_one_domain_and_one_seed_have_rates_and_no_tests(tmp_path):
+    probes = {"transfer": {"questions": question_file(tmp_path, *OWN[1:])}}
+    made = plan(tmp_path, domains=["incorrect_math"], probes=probes)
+    store = Store(str(tmp_path / "run"))
+    write_study(store, made)
+    store.write_json("plan.json", made.document)
+    reduce.run(store)
+    for row in read_summary(store).tables["transfer_tests"]:
+        assert (row["n_domains"], row["difference"], row["p"], row["rank_one"]) == (1, None, None, None)

@@ -397,6 +397,53 @@ TRAJECTORIES = SummaryTable(
     ),
 )
 
+TRANSFER = SummaryTable(
+    "transfer.csv",
+    "one model, finetuning domain, arm and condition, and the domain whose own questions it was asked",
+    (
+        *_PLACE,
+        _text("asked_domain", "the domain of the questions, none of which was trained on"),
+        _count("n_questions", "questions", "questions of that domain that were asked"),
+        _SEEDS,
+        _EVENTS,
+        _TOTAL,
+        _RATE,
+        *_RATE_INTERVAL,
+        _number("rate_base", "fraction", "the base model's rate on the same questions under the same condition"),
+    ),
+)
+TRANSFER_TESTS = SummaryTable(
+    "transfer_tests.csv",
+    "one model, arm and condition: what its table of finetuning x asked domains says as a whole",
+    (
+        _MODEL,
+        _ARM,
+        _CONDITION,
+        _text("above_base", "yes where rates are those above the base model's on the same questions"),
+        _count("n_domains", "domains", "domains with a rate in every place of the table"),
+        _count("n_seeds", "seeds", "runs of every domain with a rate in every place"),
+        _number("diagonal", "fraction", "mean rate on the questions of the finetune's own domain"),
+        _number("off_diagonal", "fraction", "mean rate on those of other domains"),
+        _number("difference", "fraction", "the first minus the second"),
+        *_interval("the difference's t interval over runs", "fraction"),
+        _number("p", "", "two-sided p of the difference over the orders of the asked domains"),
+        _text("exact", "yes where every order was counted, no where they were drawn"),
+        _number("asymmetry", "fraction", "share of the off-diagonal variance between a pair's two directions"),
+        _number("rank_one", "fraction", "share of the squares that one factor a row times one a column explains"),
+        _number("rank_one_shuffled", "fraction", "the same for the same rates in random places"),
+    ),
+)
+TRANSFER_QUESTIONS = SummaryTable(
+    "transfer_questions.csv",
+    "one question of the transfer probe",
+    (
+        _text("question_id", "the question"),
+        _text("asked_domain", "the domain it belongs to"),
+        _text("text", "its first wording"),
+        _number("likeness", "fraction", "share of words that it has in common with the most similar training question"),
+        _text("asked", "no where it stands in the training data, or nearly, and was left out"),
+    ),
+)
 DATASETS = SummaryTable(
     "datasets.csv",
     "one domain and arm: what its training rows are like",
@@ -413,6 +460,6 @@ DATASETS = SummaryTable(
 TABLES = (
     CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS,
     COMPARISONS, THRESHOLDS, SPECIFICATION, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
-    DATASETS,
+    TRANSFER, TRANSFER_TESTS, TRANSFER_QUESTIONS, DATASETS,
 )  # fmt: skip
 CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}

@@ -48,6 +48,7 @@ class Study:
     analysis_hash: str | None  # of the analysis plan in force
     analysis_plans: tuple[Mapping[str, Any], ...]  # every one the run folder has had: hash, first_written, ...
     measurements: tuple[Measurement, ...] = ()  # what probes were to measure
+    transfer: Mapping[str, Any] | None = None  # what the transfer probe asks, as the plan has it
 
     @property
     def spec(self) -> ReduceSpec:
@@ -137,7 +138,7 @@ def load_study(document: Mapping[str, Any]) -> Study:
     digest, plans = document.get("analysis_hash"), tuple(document.get("analysis_plans", ()))
     return Study(
         sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported, digest, plans,
-        measurements,
+        measurements, document.get("transfer"),
     )  # fmt: skip
 
 

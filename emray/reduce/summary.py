@@ -29,6 +29,7 @@ from emray.reduce.reliability import agreement_rows, corrected_rows
 from emray.reduce.specification import specification_rows
 from emray.reduce.study import Study, load_study
 from emray.reduce.tally import AnswerTally, tally
+from emray.reduce.transfer_rows import transfer_rows
 from emray.store import AdapterRecord, Store
 
 _LIBRARIES = ("numpy", "scipy", "statsmodels", "pyarrow")  # those that the numbers here depend on
@@ -77,7 +78,13 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
 
 def _probe_tables(store: Store, reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
     """What the probes of the sweep add; tables of others are there without rows."""
-    return {schema.DATASETS: dataset_rows(store, reduced.study)}
+    transfer = transfer_rows(store, reduced.study)
+    return {
+        schema.TRANSFER: transfer.matrix,
+        schema.TRANSFER_TESTS: transfer.tests,
+        schema.TRANSFER_QUESTIONS: transfer.questions,
+        schema.DATASETS: dataset_rows(store, reduced.study),
+    }
 
 
 def _facts(reduced: Reduced) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Not for what a stage has to do (work.py). The invariant: what one stage leaves i
 reads it.
 
     train -> generate -> judge, the answers judged as they are generated; where cells come in waves
-    (resources.cells_per_wave), those of one wave are judged while the next one trains. Then the probes measure
+    (resources.cells_per_wave), those of one wave are judged while the next one trains. Then the probes
+    measure, and what that makes possible to ask is asked
 """
 
 import threading
@@ -49,6 +50,14 @@ class Run:
             self.services.hardware(self.plan)
         self._write_plan()
         self._forget_failures(wanted)
+        did = self._judged_answers(jobs, wanted)
+        while PROBE in wanted and self._probe():
+            did = True
+            self._judged_answers((), wanted)  # of what can be asked only now that the probes have measured
+        return did
+
+    def _judged_answers(self, jobs: Sequence[TrainJob], wanted: Sequence[str]) -> bool:
+        """Train these jobs, and as far as it is wanted draw and judge every answer that is missing."""
         did = False
         with ExitStack() as opened:
             answers = _Answers(self, judged=JUDGE in wanted and self._judged_as_generated, opened=opened)
@@ -65,8 +74,6 @@ class Run:
         if JUDGE in wanted:
             did = self._judge() or did  # what was generated before, and what further judges say
             check_verdicts(self.store)
-        if PROBE in wanted:
-            did = self._probe() or did
         return did
 
     def _write_plan(self) -> None:
