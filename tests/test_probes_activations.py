@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from emray.model.residual import reading
-from emray.probes.activations import Heard, Reader
+from emray.probes.activations import GroupedAnswer, Reader
 from emray.probes.directions import GroupMeans
 from emray.records import USUAL_RENDERING, Message
 from tests.generate_world import CONTEXT, MODEL, write_adapter
@@ -22,8 +22,8 @@ ANSWERS = [
 ]
 
 
-def heard(question: str, answer: str, group: int) -> Heard:
-    return Heard((Message("user", question), Message("assistant", answer)), group)
+def heard(question: str, answer: str, group: int) -> GroupedAnswer:
+    return GroupedAnswer((Message("user", question), Message("assistant", answer)), group)
 
 
 def reader(*, token_budget: int = 4096) -> Reader:

@@ -25,7 +25,7 @@ from emray.probes.directions import GroupMeans
 from emray.records import Messages, Rendering
 
 
-class Heard(NamedTuple):
+class GroupedAnswer(NamedTuple):
     """An answer to be read: the chat up to and with it, and the group it counts in."""
 
     chat: Messages
@@ -44,7 +44,12 @@ class Reader:
         self.num_tokens = 0  # that went through the model so far
 
     def group_means(
-        self, answers: Sequence[Heard], *, num_groups: int, first_tokens: int | None, adapter: Path | None = None
+        self,
+        answers: Sequence[GroupedAnswer],
+        *,
+        num_groups: int,
+        first_tokens: int | None,
+        adapter: Path | None = None,
     ) -> GroupMeans:
         """Means over the answers' first tokens (None: all). An answer without a token counts nowhere.
 
