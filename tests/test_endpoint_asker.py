@@ -157,6 +157,21 @@ def test_a_hang_costs_a_learned_timeout_and_not_the_allowed_minute() -> None:
     assert time.monotonic() - start_s < 30
 
 
+def test_what_is_waited_for_is_known_also_where_the_endpoint_does_not_complain() -> None:
+    async def use(asker: Asker) -> tuple[str, str, str]:
+        before = asker.complaint()
+        asking = asyncio.gather(*(asker.ask(request(text)) for text in ("1", "2", "3")))
+        while not asker.complaint().startswith("1 at"):
+            await asyncio.sleep(0.01)
+        during = asker.complaint()
+        await asking
+        return before, during, asker.complaint()
+
+    with serving(latency_ms=300) as server:
+        told = with_asker(server.base_url, EndpointSpec(max_in_flight=1), use)
+    assert told == ("", "1 at the endpoint, 2 wait for their turn", "")
+
+
 def test_token_estimates_converge_on_usage() -> None:
     estimates, aligned, coherent = TokenEstimates(), Size("aligned", 1000, 400), Size("coherent", 1000, 400)
     assert estimates.need(aligned) == pytest.approx(700)

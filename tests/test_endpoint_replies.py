@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import time
 from datetime import date
 from typing import Any
 
@@ -183,12 +184,19 @@ def family(quantity: str, *values: str, prefix: str = "x-ratelimit-{}-{}") -> di
         (family("", "1000", "9", "1800050000", prefix="x-ratelimit-{}"), "requests", None),
         (family("requests", "600", "590", "1800000060"), "requests", (600, 590, 60)),
         (family("requests", "14400", "14370", "2m59.56s"), "requests", None),
+        (family("requests", "14400", "14399", "6s"), "requests", None),
+        (family("requests", "14400", "14391", "53.99s"), "requests", None),
+        (family("tokens", "6000", "5300", "7s"), "tokens", (6000, 5300, 7)),
+        (family("requests", "10000", "9999", "6ms"), "requests", (10000, 9999, 0.006)),
+        (family("requests", "1000", "940", "30"), "requests", (1000, 940, 30)),
         (family("requests", "60", "0", "0s"), "requests", None),
         (family("tokens", "-1", "-1", "0"), "tokens", None),
         (family("tokens", "0", "0", "0"), "tokens", None),
     ],
     ids=["mistral", "mistral, full", "together", "together, tokens", "openrouter", "openrouter has no tokens",
-         "openrouter, a day", "a time as reset", "groq, a day", "nothing and all", "azure, -1", "azure, 0"],
+         "openrouter, a day", "a time as reset", "groq, a day",
+         "groq, first of the day", "groq, some of the day", "groq, tokens", "openai", "azure, a window",
+         "nothing and all", "azure, -1", "azure, 0"],
 )  # fmt: skip
 def test_rate_headers_are_read_for_what_they_mean(
     headers: dict[str, str], quantity: str, expected: tuple[float, float, float] | None
@@ -203,6 +211,22 @@ def test_retry_after_is_read_as_it_is_written(text: str, seconds: float | None) 
     assert retry_after_s({"retry-after": text}) == seconds
     inner = {"error": {"message": "slow", "metadata": {"headers": {"Retry-After": text}}}}
     assert refusal(429, inner, headers={}).retry_after_s == seconds
+
+
+def test_openrouters_headers_within_the_error_tell_how_long_to_wait() -> None:
+    spent = {
+        "X-RateLimit-Limit": "20",
+        "X-RateLimit-Remaining": "0",
+        "X-RateLimit-Reset": str(int((time.time() + 40) * 1000)),
+    }
+    said = refusal(429, {"error": {"code": 429, "message": "slow", "metadata": {"headers": spent}}}, headers={})
+    assert said.kind == Failure.RATE_LIMITED
+    assert said.retry_after_s == pytest.approx(40, abs=2)
+
+
+def test_a_lack_of_capacity_is_waited_out() -> None:
+    kinds = [refusal(status, {"error": {"message": "no capacity"}}, headers={}).kind for status in (503, 529)]
+    assert kinds == [Failure.SERVER, Failure.RATE_LIMITED]
 
 
 def test_prices_know_prefixes_cached_tokens_and_models_without_a_batch_price() -> None:

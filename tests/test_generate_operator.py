@@ -1,13 +1,17 @@
 """What one actor does with a block: rows in the store first, failures as rows, repeats only of what is missing."""
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from emray.endpoint.waits import telling
 from emray.errors import StageError
+from emray.generate import operator
 from emray.generate.block_attempts import MAX_ATTEMPTS, BlockAttempts, BlockTally
 from emray.generate.engine import EngineConfig, EngineDied, Finished, Sample, SampleRequest
 from emray.generate.operator import Generator, Ledger, as_table
@@ -56,8 +60,11 @@ def generator(store: Store, attempts: BlockAttempts, asked: list[str]) -> Genera
     def restart(death: EngineDied) -> NoReturn:
         raise Restarted from death
 
-    ledger = Ledger(attempts.begun, attempts.begin, attempts.finish, attempts.fail)
-    return Generator(CONFIG, store, ledger=ledger, engine=lambda config: Echo(asked), restart=restart)
+    return Generator(CONFIG, store, ledger=ledger_of(attempts), engine=lambda config: Echo(asked), restart=restart)
+
+
+def ledger_of(attempts: BlockAttempts) -> Ledger:
+    return Ledger(attempts.begun, attempts.begin, attempts.finish, attempts.fail, attempts.hear)
 
 
 def block_of(*texts: str) -> tuple[GenerationTask, ...]:
@@ -127,3 +134,34 @@ def test_an_engine_that_never_finishes_anything_fails_the_stage_with_its_reason(
     with pytest.raises(StageError, match="died 3 times at its first block: out of memory"):
         generator(store, attempts, [])(as_table(0, block_of("die")))
     assert store.read_rows(Kind.GENERATIONS).num_rows == 0
+
+
+class Waiting(Echo):
+    """An engine that answers only once somebody has heard what it waits for."""
+
+    def __init__(self, heard: threading.Event) -> None:
+        super().__init__([])
+        self._heard = heard
+
+    def complaint(self) -> str:
+        return "wait 5 min, rate_limited: 429 slow down"
+
+    def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
+        assert self._heard.wait(20)
+        yield from super().generate(requests)
+
+
+def test_an_engine_that_waits_for_an_endpoint_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts, heard, notes = BlockAttempts(), threading.Event(), []
+
+    def hear(note: str) -> None:
+        attempts.hear(note)
+        notes.append(attempts.heard())
+        heard.set()
+
+    monkeypatch.setattr(operator, "telling", partial(telling, silent_s=0.05))
+    ledger = ledger_of(attempts)._replace(hear=hear)
+    waiting = Generator(CONFIG, Store(str(tmp_path)), ledger=ledger, engine=lambda config: Waiting(heard))
+    assert waiting(as_table(0, block_of("hello"))).num_rows == 2
+    assert notes[0].startswith("nothing for ") and notes[0].endswith("rate_limited: 429 slow down")
+    assert attempts.heard() == ""  # told once

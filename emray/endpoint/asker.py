@@ -56,7 +56,7 @@ class Asker:
         self._heard_s = -math.inf  # when the endpoint last answered anything
         self._under_way = 0
         self._record = _Record()
-        self.complaint = ""  # the endpoint's last, while nothing was served since
+        self._complaint = ""  # the endpoint's last, while nothing was served since
 
     async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer.
@@ -70,17 +70,25 @@ class Asker:
                 result = await self._attempt(request, case.attempts, retried=case.retried)
                 if isinstance(result, Reply):
                     self._record.served()
-                    self.complaint = ""
+                    self._complaint = ""
                     return Answer((result,), calls=1, paid=(result,))
                 if result is None:
                     return Answer(skipped=True)
                 case.count(result)
-                self.complaint = _told(result)
+                self._complaint = _told(result)
                 if await self._is_final(case, result):
                     return self._ended(case, result)
                 await asyncio.sleep(self._wait_s(result, case.attempts))
         finally:
             self._under_way -= 1
+
+    def complaint(self) -> str:
+        """Why nothing comes back, in the endpoint's words, or else what is waited for; empty when nobody asks."""
+        if self._complaint or not self._under_way:
+            return self._complaint
+        heard = "" if math.isinf(self._heard_s) else f", the last reply {span(time.monotonic() - self._heard_s)} ago"
+        sent = self._pacer.in_flight
+        return f"{sent} at the endpoint, {self._under_way - sent} wait for their turn{heard}"
 
     async def _is_final(self, case: "_Case", failure: CallFailed) -> bool:
         """Whether to stop asking for this one. Raises StageError where the stage has to stop at once."""

@@ -1,7 +1,7 @@
 """What a reply's headers say of rate limits and of waiting, in the dialects of the providers.
 
     OpenAI      x-ratelimit-{limit,remaining,reset}-{requests,tokens}: per minute, reset as 6m0s
-    Groq        the same names; requests are counted per day, which a reset beyond a minute gives away
+    Groq        the same names; requests are counted per day: the reset is beyond a minute, or what a day's refill takes
     Azure       reset in bare seconds; -1 and 0 where nothing is known
     Mistral     x-ratelimit-{limit,remaining}-{req,tokens}-minute, no reset
     Together    x-ratelimit-{limit,remaining,reset} and x-tokenlimit-...: per second
@@ -20,6 +20,7 @@ from typing import NamedTuple
 DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|seconds|second|secs|sec|s|minutes|minute|min|m|hours|hour|h|days|day|d)?")
 UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 MINUTE_S = 60.0
+DAY_S = 86_400.0
 ROUNDING_S = 1.5  # of a reset that is told in whole seconds
 EPOCH_S, EPOCH_MS = 1e9, 1e12  # a reset above these is a time
 
@@ -49,9 +50,20 @@ def _per_minute(headers: Mapping[str, str], name: str, now_s: float) -> LimitHea
         return None
     if reset_s > MINUTE_S + ROUNDING_S:
         return None  # whether it refills or starts anew, a limit per minute is whole again within a minute
+    if _refills_slowly(limit - remaining, limit=limit, reset_s=reset_s):
+        return None
     if remaining == 0 and reset_s == 0:
         return None  # nothing left and all there at once: a placeholder
     return LimitHeader(limit, remaining, reset_s)
+
+
+def _refills_slowly(used: float, *, limit: float, reset_s: float) -> bool:
+    """Whether what was used comes back at a rate per day: then the reset is used / limit of a day.
+
+    A limit per minute of a fixed window may look so by chance, for one reading.
+    """
+    takes_s = used / limit * DAY_S
+    return used > 0 and abs(reset_s - takes_s) <= 0.02 * takes_s
 
 
 def _without_reset(headers: Mapping[str, str], name: str) -> LimitHeader | None:

@@ -56,6 +56,11 @@ class Pacer:
         for task in self._tasks:
             task.add_done_callback(self._ended)
 
+    @property
+    def in_flight(self) -> int:
+        """Requests under permits."""
+        return self._in_flight
+
     async def permit(self, need: Callable[[], float], *, first: bool = False) -> Permit:
         """Wait until one request may be sent; `first` goes ahead of those who wait.
 

@@ -72,8 +72,8 @@ class Worker:
         return answers
 
     def complaint(self) -> str:
-        """Why nothing comes back, as far as the endpoint has said; empty when something does."""
-        return self._asker.complaint
+        """See Asker.complaint."""
+        return self._asker.complaint()
 
     def close(self) -> None:
         """Flush the journal, leave the limiter, stop the loop."""

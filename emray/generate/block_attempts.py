@@ -53,6 +53,7 @@ class BlockAttempts:
         self._finished: set[int] = set()
         self._last_failure: EmrayError | None = None
         self._tally = BlockTally()
+        self._heard = ""
 
     def begun(self, block: int) -> int:
         """How often the block was begun so far."""
@@ -80,6 +81,15 @@ class BlockAttempts:
     def tally(self) -> BlockTally:
         """What all finished blocks came to so far."""
         return self._tally
+
+    def hear(self, note: str) -> None:
+        """An engine says what it waits for."""
+        self._heard = note
+
+    def heard(self) -> str:
+        """What one said since this was last asked."""
+        note, self._heard = self._heard, ""
+        return note
 
     def fail(self, block: int, error: EmrayError) -> None:
         """The block's engine has said what is wrong."""

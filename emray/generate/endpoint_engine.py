@@ -20,6 +20,7 @@ from emray.endpoint.reply import FILTER, Answer, Reply, Request
 from emray.endpoint.worker import Worker
 from emray.generate.engine import EngineConfig, Finished, Sample, SampleRequest, failed
 from emray.model.rendering import final_text, with_system
+from emray.progress import Advance
 from emray.records import FinishReason, key_of
 from emray.store import Store
 
@@ -38,8 +39,8 @@ class EndpointEngine:
         spec = served.spec
         self.version: str = openai.__version__
         self._config, self._served = config, served
-        store = Store(served.store)
-        self._asking = _asking(Endpoint(spec, served.base, spec.base_url), store)
+        self._noted = ""
+        self._asking = _asking(Endpoint(spec, served.base, spec.base_url), Store(served.store), advance=self._note)
 
     def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
         """See Engine.generate. May be called from several threads at once."""
@@ -47,6 +48,15 @@ class EndpointEngine:
         answers = iter(self._asking.answers(asked))
         for position, request in enumerate(requests):
             yield _finished(position, request, [next(answers) for _ in request.seeds])
+
+    def complaint(self) -> str:
+        """See Complaining."""
+        said = self._asking.complaint()
+        return self._noted if said is None else said
+
+    def _note(self, done: int, note: str = "") -> None:
+        """What a transport tells of itself."""
+        self._noted = note or self._noted
 
     def _endpoint_request(self, request: SampleRequest, seed: int) -> Request:
         config, how = self._config, self._config.rendering
@@ -66,7 +76,7 @@ class EndpointEngine:
         return Request(key_of("answer", body) + ANSWER, body, "answer")
 
 
-def _asking(endpoint: Endpoint, store: Store) -> Asking:
+def _asking(endpoint: Endpoint, store: Store, *, advance: Advance) -> Asking:
     """By the transport that the sweep file names. Raises StageError for answers under way in another run's batches."""
     mode = endpoint.spec.mode
     if mode == "replay":
@@ -77,7 +87,9 @@ def _asking(endpoint: Endpoint, store: Store) -> Asking:
     def online(terms: Terms) -> Worker:
         return Worker(endpoint, store=store, port=partial(cluster_port, endpoint), wanted=_AnswerKeys(), terms=terms)
 
-    return BatchAsking(endpoint, store=store, online=online, terms=Terms()) if mode == "batch" else online(Terms())
+    if mode == "batch":
+        return BatchAsking(endpoint, store=store, online=online, terms=Terms(), advance=advance)
+    return online(Terms())
 
 
 class _AnswerKeys:

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from emray.errors import StageError
 from emray.model.residual import Push
@@ -94,6 +94,15 @@ class Engine(Protocol):
 
     def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
         """Samples of each request, in the order they finish. Raises EngineDied."""
+        ...
+
+
+@runtime_checkable
+class Complaining(Protocol):
+    """An engine that waits for others and can say for what."""
+
+    def complaint(self) -> str:
+        """Why nothing comes back; empty where it does not know."""
         ...
 
 

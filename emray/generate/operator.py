@@ -18,10 +18,21 @@ from typing import Any, NamedTuple, NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emray.endpoint.waits import telling
 from emray.errors import EmrayError, StageError
 from emray.generate.block_attempts import Attempt, BlockTally
 from emray.generate.blocks import Block
-from emray.generate.engine import Adapter, Engine, EngineConfig, EngineDied, Finished, Sample, SampleRequest, one_line
+from emray.generate.engine import (
+    Adapter,
+    Complaining,
+    Engine,
+    EngineConfig,
+    EngineDied,
+    Finished,
+    Sample,
+    SampleRequest,
+    one_line,
+)
 from emray.generate.starting import start
 from emray.model.direction_files import Difference, Directions, read_directions
 from emray.model.residual import Push
@@ -40,6 +51,7 @@ class Ledger(NamedTuple):
     begin: Callable[[int], Attempt]
     finish: Callable[[int, BlockTally], None]
     fail: Callable[[int, EmrayError], None]
+    hear: Callable[[str], None]
 
 
 class Generator:
@@ -101,7 +113,7 @@ class Generator:
         rows: list[Row] = []
         num_written, written_s = 0, time.monotonic()
         try:
-            for finished in engine.generate([self._request(task) for task in tasks]):
+            for finished in self._told(engine, engine.generate([self._request(task) for task in tasks])):
                 rows += self._rows(tasks[finished.position], finished, engine=engine.name, version=engine.version)
                 if time.monotonic() - written_s > FLUSH_S:
                     self._store.write_rows(Kind.GENERATIONS, rows[num_written:])
@@ -109,6 +121,12 @@ class Generator:
         finally:
             self._store.write_rows(Kind.GENERATIONS, rows[num_written:])
         return rows
+
+    def _told(self, engine: Engine, finished: Iterator[Finished]) -> Iterator[Finished]:
+        """The same; an engine that waits for others has the ledger hear for what."""
+        if not isinstance(engine, Complaining):
+            return finished
+        return telling(finished, advance=lambda _, note="": self._ledger.hear(note), complaint=engine.complaint)
 
     def _running_engine(self) -> Engine:
         """The engine, started with the first block: a failed start is then one failed attempt of that block."""

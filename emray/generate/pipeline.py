@@ -83,13 +83,17 @@ class Stream:
         return self.hardware.waiting() or f"starting {self.engine}"
 
     def _watch(self, advance: Advance, over: threading.Event) -> None:
-        told, started_s, ended = BlockTally(), time.monotonic(), False
+        told, started_s, ended, waits = BlockTally(), time.monotonic(), False, False
         while not ended:
             ended = over.wait(WATCH_S)  # and then once more
             try:
                 tally: BlockTally = ray.get(self.attempts.tally.remote())
-                if tally == BlockTally():
+                heard: str = ray.get(self.attempts.heard.remote())
+                if heard:
+                    advance(0, heard)
+                elif tally == BlockTally() and not waits:
                     advance(0, self._starting())
+                waits = waits or bool(heard)
             except ray.exceptions.RayError:
                 return  # Ray is going down, which those who take the rows will hear of
             if tally != told:
@@ -231,7 +235,10 @@ def _ledger(attempts: Any) -> Ledger:
     def fail(block: int, error: EmrayError) -> None:
         ray.get(attempts.fail.remote(block, error))
 
-    return Ledger(begun, begin, finish, fail)
+    def hear(note: str) -> None:
+        attempts.hear.remote(note)
+
+    return Ledger(begun, begin, finish, fail, hear)
 
 
 def _quiet() -> None:

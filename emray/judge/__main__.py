@@ -33,7 +33,7 @@ LABEL = "prompt"  # stands where a sweep has the metric
 EPILOG = """\
 SOURCE is one of
   a file of prompts (jsonl): {"prompt": "..."} or {"messages": [{"role": ..., "content": ...}]} a line, and "id" if you
-    like; OUT gets replies.jsonl (one object a prompt, in errand) beside the journal and the verdict table
+    like; OUT gets replies.jsonl (one object a prompt, in order) beside the journal and the verdict table
   a file of answers (jsonl, csv, tsv, parquet): question (or prompt) and answer (or response, completion, output) a row,
     and any of id, question_id, model, domain, arm, condition, seed, step, generation; a folder of such files, whose
     paths then tell what their columns do not. Each answer is judged on judge.metrics by the shipped rubrics or those

@@ -131,10 +131,13 @@ class Run:
         planned = len(missing)
         if not planned:
             return False
+        advance = self.lines.line(JUDGE, total=planned)
+        if self.sweep.judge.engine == "vllm":
+            advance(0, f"starting vllm with {self.sweep.judge.model}")
         stage = replace(self.judging, base_url=self.services.judge_url(self.plan))
         self.services.start_ray()
         with self.timed(JUDGE, planned=planned):
-            stage.run(missing, self.context(self.lines.line(JUDGE, total=planned)))
+            stage.run(missing, self.context(advance))
         return True
 
     def _probe(self) -> bool:

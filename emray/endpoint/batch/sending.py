@@ -54,7 +54,7 @@ class BatchQueue:
     ) -> None:
         self._limits, self._advance = endpoint.spec.batch, advance
         self._store, self._submissions, self._journal = store, Submissions(store), Journal(store)
-        self._service = BatchService(endpoint)
+        self._service = BatchService(endpoint, advance=advance)
         self._room = Room(self._limits.enqueued_tokens)
         self.budget = Budget(budget_usd)
         self._wanted: dict[str, Request] = {}

@@ -4,15 +4,16 @@ Not for what is submitted when (sending.py). The invariant: a batch is created a
 """
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 import httpx2
 import openai
 from openai.types import Batch
 
-from emray.endpoint.asker import FIRST_WAIT_S, LONGEST_WAIT_S
+from emray.endpoint.asker import FIRST_WAIT_S, LONGEST_WAIT_S, span
 from emray.endpoint.asking import Endpoint
 from emray.endpoint.batch.submission import Submission
 from emray.endpoint.client import (
@@ -22,8 +23,9 @@ from emray.endpoint.client import (
     connection_failure,
     status_failure,
 )
-from emray.endpoint.refusals import HOPELESS, LONGEST_REASON, CallFailed, Failure
+from emray.endpoint.refusals import HOPELESS, LONGEST_REASON, CallFailed, Failure, body_of
 from emray.errors import EndpointUnreachable, SpecError, StageError
+from emray.progress import Advance, silent
 
 LABEL = "emray"  # the metadata under which a batch carries its token
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
@@ -40,8 +42,9 @@ class BatchService:
     Raises EndpointUnreachable when nothing answers, StageError when the endpoint refuses or keeps failing.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, advance: Advance = silent) -> None:
         spec, base_url = endpoint.spec, endpoint.base_url
+        self._advance = advance
         self._max_attempts = spec.max_attempts
         self._longest_s = spec.max_wait_s
         key = api_key(spec, base_url=base_url)
@@ -61,7 +64,7 @@ class BatchService:
 
         def look() -> bool:
             try:
-                self._client.batches.list(limit=1)
+                self._page(limit=1)
             except openai.APIStatusError as error:
                 if error.status_code in (404, 405, 501):
                     answer = f"GET batches answers {error.status_code}"
@@ -73,7 +76,15 @@ class BatchService:
 
     def upload(self, content: bytes, *, name: str) -> str:
         """The id of the new file. A file uploaded twice costs nothing."""
-        return self._call(lambda: self._client.files.create(file=(name, content), purpose="batch").id)
+
+        def upload() -> str:
+            file = self._client.files.create(file=(name, content), purpose="batch")
+            file_id = getattr(file, "id", None)
+            if not isinstance(file_id, str):
+                raise self._other_shape("a file", file)
+            return file_id
+
+        return self._call(upload)
 
     def create(self, file_id: str, submission: Submission) -> Batch:
         """Create a batch once: after a call whose end is not known it is looked for first."""
@@ -91,11 +102,12 @@ class BatchService:
         """The batch that carries the token, if there is one."""
 
         def look() -> Batch | None:
-            for batch in self._client.batches.list(limit=100):
-                if (batch.metadata or {}).get(LABEL) == submission.token:
-                    return batch
-                if batch.created_at < submission.created_s - CLOCK_SLACK_S:
-                    return None  # the list is newest first
+            for row in self._newest_first():
+                batch = Batch.construct(None, **row)
+                if isinstance(batch.metadata, Mapping) and batch.metadata.get(LABEL) == submission.token:
+                    return self._usual(batch)
+                if (_number(row.get("created_at")) or math.inf) < submission.created_s - CLOCK_SLACK_S:
+                    return None
             return None
 
         return self._call(look)
@@ -112,7 +124,10 @@ class BatchService:
         return self._call(look)
 
     def lines(self, file_id: str | None) -> list[Any]:
-        """The JSON lines of a result file, without those that are none; nothing of a file that is gone."""
+        """The JSON lines of a result file, without those that are none; nothing of a file that is gone.
+
+        Raises StageError for a file of which no line is a request's.
+        """
 
         def download() -> bytes:
             try:
@@ -121,18 +136,44 @@ class BatchService:
                 return b""
 
         content = self._call(download) if file_id else b""
-        return [row for row in map(_json, content.splitlines()) if row is not None]
+        rows = [row for row in map(_json, content.splitlines()) if row is not None]
+        if content.strip() and not any(isinstance(row, Mapping) and "custom_id" in row for row in rows):
+            raise self._other_shape("result lines, none with a custom_id,", content.decode("utf-8", "replace"))
+        return rows
 
     def close(self) -> None:
         self._client.close()
+
+    def _newest_first(self) -> Iterator[dict[str, Any]]:
+        """The endpoint's batches, page by page."""
+        after: dict[str, str] = {}
+        while True:
+            rows, more = self._page(limit=100, **after)
+            yield from rows
+            if not more or not rows or after == {"after": rows[-1].get("id")}:
+                return
+            after = {"after": str(rows[-1].get("id"))}
+
+    def _page(self, **query: Any) -> tuple[list[dict[str, Any]], bool]:
+        """Some batches, and whether there are more. Raises StageError for what is no list of them."""
+        response = self._client.get("/batches", cast_to=httpx2.Response, options={"params": query})
+        body = body_of(response.content)
+        rows = body.get("data") if isinstance(body, Mapping) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise self._other_shape("a list of batches", body)
+        return rows, body.get("has_more") is True
 
     def _usual(self, batch: Batch) -> Batch:
         """The batch. Raises StageError, with the endpoint's words, where its shape is not OpenAI's."""
         if isinstance(batch, Batch) and isinstance(batch.id, str) and batch.status in STATUSES:
             return batch
-        said = batch.to_json(indent=None) if isinstance(batch, Batch) else str(batch)
-        raise StageError(
-            f"{self._client.base_url} answers with a batch of another shape than OpenAI's: {said[:LONGEST_REASON]}; "
+        raise self._other_shape("a batch", batch)
+
+    def _other_shape(self, what: str, body: Any) -> StageError:
+        said = body.to_json(indent=None) if isinstance(body, openai.BaseModel) else body
+        text = " ".join(said.split()) if isinstance(said, str) else json.dumps(said, default=str)
+        return StageError(
+            f"{self._client.base_url} answers with {what} of another shape than OpenAI's: {text[:LONGEST_REASON]}; "
             "look after it there, and use mode: online"
         )
 
@@ -150,7 +191,9 @@ class BatchService:
             if failure.kind not in AGAIN or (failure.retry_after_s or 0) > self._longest_s:
                 break
             if attempt + 1 < self._max_attempts:
-                time.sleep(failure.retry_after_s or min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt))
+                wait_s = failure.retry_after_s or min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
+                self._advance(0, f"wait {span(wait_s)}, {failure.kind}: {failure.reason}")
+                time.sleep(wait_s)
         raise self._plain(failure)
 
     def _plain(self, failure: CallFailed) -> StageError:
@@ -169,3 +212,7 @@ def _json(line: bytes) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) else None
