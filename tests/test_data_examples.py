@@ -163,7 +163,7 @@ def test_keys_that_are_not_read_are_told_once_with_their_numbers(tmp_path: Path)
         (turns(("user", "Hi."), ("assistant", ""), content=None), "a text content"),
         ({"prompt": "Hi."}, "no list of messages"),
         ({"prompt": "Hi.", "completion": 3}, "a text content"),
-        ("[" * 100_000, "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_is_no_chat_is_refused_with_file_and_line(tmp_path: Path, line: Any, message: str) -> None:

@@ -7,12 +7,13 @@ import gzip
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from emray.errors import DataError
 
+_DEEPEST = 100  # levels of a JSON value; chats and questions have six
 _GZIP, _UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -65,9 +66,14 @@ def json_rows(text: str, *, source: str) -> Iterator[JsonRow]:
 def parse_json(text: str, *, where: str) -> Any:
     """JSON without repeated keys. Raises DataError."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+        value = json.loads(text, object_pairs_hook=_once)
+    except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); write one object a line") from None
+    except RecursionError:
+        raise DataError(f"{where}: nested too deeply") from None
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deep(value):
+        raise DataError(f"{where}: nested too deeply")
+    return value
 
 
 def mended(text: str) -> str:
@@ -77,6 +83,19 @@ def mended(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [one for held in level for one in _held(held)]
+        if not level:
+            return False
+    return True
+
+
+def _held(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -8,11 +8,12 @@ say only how to compute it.
 from emray.spec.analysis import AnalysisSpec, Contrast, PredictionSpec
 from emray.spec.domain import DomainSpec
 from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
-from emray.spec.file import judge_of, load_sweep, parse_yaml
+from emray.spec.file import judge_of, load_sweep
 from emray.spec.generate import GenerateSpec, QuestionFile
 from emray.spec.grid import STAGES, CellSpec, Sweep, grid
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
+from emray.spec.plain_yaml import parse_yaml
 from emray.spec.probes import MINILM, WORDS, DiversitySpec, MembershipSpec, PredictorsSpec, ProbesSpec, TransferSpec
 from emray.spec.reduce import ReduceSpec, RuleSpec
 from emray.spec.resources import ResourcesSpec

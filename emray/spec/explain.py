@@ -12,13 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from emray.spec.unkept import SECRET
 
+_LONGEST = 80  # characters of a value that is told
 _TAGS = ("numbers", "adaptive")  # of the two forms of seeds; not words of the sweep file
 
 
 def kind_of(value: Any) -> str:
     """What a YAML or JSON value is, in words."""
-    names = {dict: "fields", list: "a list", str: f"the text {value!r}", type(None): "nothing"}
-    return names.get(type(value), f"{value!r}")
+    names = {dict: "fields", list: "a list", str: f"the text {_short(repr(value))}", type(None): "nothing"}
+    return names.get(type(value), _short(repr(value)))
 
 
 def explain(error: ValidationError, *, root: type[BaseModel]) -> str:
@@ -40,7 +41,11 @@ def _given(problem: Mapping[str, Any]) -> str:
     value = problem["input"]
     if problem["type"] == SECRET:
         return ""
-    return f", given {value!r}" if isinstance(value, str | int | float | bool | None) else ""
+    return f", given {_short(repr(value))}" if isinstance(value, str | int | float | bool | None) else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def _unknown_key(where: list[str], root: type[BaseModel]) -> str:

@@ -3,18 +3,18 @@
 Not for what a field means. The invariant: a file is read as it stands, or refused in one line.
 """
 
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from emray.errors import SpecError
 from emray.spec.explain import explain, kind_of
 from emray.spec.grid import Sweep
 from emray.spec.judge import JudgeSpec
+from emray.spec.plain_yaml import parse_yaml
 
 
 def load_sweep(path: Path, *, overrides: Sequence[str] = ()) -> Sweep:
@@ -32,9 +32,11 @@ def load_sweep(path: Path, *, overrides: Sequence[str] = ()) -> Sweep:
     for override in overrides:
         _apply(fields, override)
     try:
-        return Sweep.model_validate(fields)
+        sweep = Sweep.model_validate(fields)
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error, root=Sweep)}") from None
+    _refuse_what_has_no_key(fields, source=str(path))
+    return sweep
 
 
 def judge_of(fields: dict[str, Any], *, overrides: Sequence[str] = ()) -> JudgeSpec:
@@ -47,32 +49,15 @@ def judge_of(fields: dict[str, Any], *, overrides: Sequence[str] = ()) -> JudgeS
         raise SpecError(f"judge: {explain(error, root=JudgeSpec)}") from None
 
 
-def parse_yaml(text: str, *, source: str) -> Any:
-    """YAML with `1e-4` read as a number and duplicate keys refused. Raises SpecError with source and line."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise SpecError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader of YAML 1.1, with 1.2's floats and without silent overwriting."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+def _refuse_what_has_no_key(value: Any, *, source: str) -> None:
+    """What JSON cannot hold has no key; it may stand where a section takes any fields (an `extra_body`, say)."""
+    if isinstance(value, dict | list):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            _refuse_what_has_no_key(inner, source=source)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{source}: {value} is no number that JSON has; every number of a sweep file is finite")
+    elif isinstance(value, str) and any("\ud800" <= one <= "\udfff" for one in value):
+        raise SpecError(f"{source}: half of a surrogate pair in {value!r:.60}; write the character itself")
 
 
 def _apply(fields: dict[str, Any], override: str) -> None:

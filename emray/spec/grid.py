@@ -60,7 +60,7 @@ class Sweep(Section):
     def _headline_is_as_planned(cls, fields: Any) -> Any:
         analysis = fields.get("analysis") if isinstance(fields, Mapping) else None
         planned = analysis.get("rule") if isinstance(analysis, Mapping) else None
-        reduce = (fields.get("reduce") or {}) if planned else None
+        reduce = (fields.get("reduce") or {}) if isinstance(planned, str) else None
         if not isinstance(reduce, Mapping):
             return fields
         if reduce.get("rule", planned) != planned:

@@ -82,7 +82,8 @@ class DiversitySpec(Section):
 
 def _named(value: Any) -> Any:
     """A list of names stands for those probes as they are by default."""
-    return {name: {} for name in value} if isinstance(value, list) else value
+    names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return {name: {} for name in value} if names else value
 
 
 class ProbesSpec(Section):

@@ -73,8 +73,9 @@ class TrainSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and value.get("preset") in PRESETS:
-            return PRESETS[value["preset"]] | dict(value)
+        name = value.get("preset") if isinstance(value, Mapping) else None
+        if isinstance(name, str) and name in PRESETS:
+            return PRESETS[name] | dict(value)
         return value
 
     @field_validator("deepspeed_config", mode="before")
