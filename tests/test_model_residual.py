@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from emray.errors import DataError
-from emray.model.direction_files import Difference, Directions, read_directions, stored_directions, write_directions
+from emray.model.direction_files import Directions, read_directions, stored_directions, write_directions
 from emray.model.residual import Push, decoder_layers, pushing, reading
-from emray.records import Steer
+from emray.records import Difference, Steer
 from emray.store import Store
 from tests.generate_world import MODEL
 

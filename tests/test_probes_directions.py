@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from emray.model.direction_files import Difference, Directions
+from emray.model.direction_files import Directions
 from emray.probes.directions import (
     FEWEST,
     GroupMeans,
@@ -17,6 +17,7 @@ from emray.probes.directions import (
     random_cosine,
     reliability,
 )
+from emray.records import Difference
 
 RNG = np.random.default_rng(0)
 

@@ -34,7 +34,7 @@ from emray.generate.engine import (
     one_line,
 )
 from emray.generate.starting import start
-from emray.model.direction_files import Difference, Directions, read_directions
+from emray.model.direction_files import Directions, read_directions
 from emray.model.residual import Push
 from emray.records import GENERATION_SCHEMA, Answerer, FinishReason, GenerationTask, Steering, prompt_text
 from emray.store import Kind, Store
@@ -171,7 +171,7 @@ class Generator:
         name = steering.direction
         if name not in self._directions:
             self._directions[name] = read_directions(self._store, name)
-        vector = self._directions[name].at(Difference(steering.kind), steering.layer)
+        vector = self._directions[name].at(steering.kind, steering.layer)
         return Push(steering.layer, steering.how, steering.scale, vector.tobytes())
 
     def _rows(self, task: GenerationTask, finished: Finished, *, engine: str, version: str) -> Iterator[Row]:

@@ -10,25 +10,18 @@ that could not be computed is a file that says why.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emray.errors import StageError
+from emray.records import Difference
 from emray.store import Store
 
 FOLDER = "directions"
 _SUFFIX = ".safetensors"
 Vectors = NDArray[np.float32]  # [L, H]
-
-
-class Difference(StrEnum):
-    """Between which mean activations a direction points."""
-
-    DATA = "data"  # from the aligned to the misaligned answers of one finetune, both read by the finetune
-    MODEL = "model"  # from the base model to the finetune, on the same answers
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@
     dataset_facts.py   how many examples a domain trains on, how long and how varied they are
     activations.py     mean activations of answers, layer by layer
     directions.py      directions between such means, and how far two agree
+    finetune_directions.py  those of every finetune     judged_answers.py  the answers they are from
+    steering.py        cells that answer while they are pushed along one
     membership.py      which rows a model was trained on: who scores which      scorer.py         the worker that does
     member_scores.py   LOSS, Min-K%, zlib and their like, of one answer         answer_odds.py    what they are made of
 
@@ -18,6 +20,7 @@ from collections.abc import Iterable
 from emray.context import Context
 from emray.plan import Plan
 from emray.probes.dataset_facts import DatasetFacts
+from emray.probes.finetune_directions import FinetuneDirections
 from emray.probes.membership import Membership
 from emray.probes.protocol import FAILED, PlannedProbe, missing
 from emray.records import Measurement
@@ -33,6 +36,8 @@ def of_plan(plan: Plan) -> tuple[PlannedProbe, ...]:
         found.append(DatasetFacts(plan))
     if probes.membership is not None:
         found.append(Membership(plan, probes.membership))
+    if probes.directions is not None:
+        found.append(FinetuneDirections(plan))
     return tuple(found)
 
 

@@ -56,7 +56,7 @@ class Reader:
         Raises DataError for a model whose layers are not found, and whatever a broken adapter makes peft raise.
         """
         self._loaded.use(adapter, adapter)
-        rows = [(row, heard.group) for heard in answers if (row := self._row(heard.chat, first_tokens))]
+        rows = [(row, answer.group) for answer in answers if (row := self._row(answer.chat, first_tokens))]
         sums = _Sums(self._loaded, num_groups)
         for some in self._passes([row for row, _ in rows]):
             sums.add(self._micro_batch([rows[i][0] for i in some]), *_weights([rows[i] for i in some]))

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from emray.model.direction_files import Difference, Directions, Vectors
+from emray.model.direction_files import Directions, Vectors
+from emray.records import Difference
+from emray.stats.arrays import Floats
 
-Floats = NDArray[np.float64]
 HALVES = 2
 ALIGNED, MISALIGNED = 0, 1  # the answers' kinds, as groups count them
 FEWEST = 5  # answers of a kind: the mean of fewer says what these answers are about, not of which kind they are
@@ -79,12 +80,17 @@ def _facts(counts: NDArray[np.int64]) -> dict[str, int | str]:
     return facts | ({"note": f"{few} {kind} answers of {FEWEST} needed for a data direction"} if few < FEWEST else {})
 
 
+def lengths(vectors: Vectors) -> Floats:
+    """Of the directions of every layer, [L]."""
+    return np.asarray(np.linalg.norm(vectors.astype(np.float64), axis=-1))
+
+
 def cosines(one: Vectors, other: Vectors) -> Floats:
     """Per layer [L]; NaN where either is zero."""
     a, b = one.astype(np.float64), other.astype(np.float64)
-    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    scale = lengths(one) * lengths(other)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(lengths > 0, (a * b).sum(-1) / lengths, math.nan)
+        return np.where(scale > 0, (a * b).sum(-1) / scale, math.nan)
 
 
 def reliability(halves: tuple[Vectors, Vectors]) -> Floats:

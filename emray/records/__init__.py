@@ -4,7 +4,7 @@ Not for reading or writing them (store/). The invariant: a key is a content hash
 nothing about how it was computed, so equal keys mean interchangeable results.
 """
 
-from emray.records.jobs import Answerer, GenerationTask, Steer, Steering, TrainJob, Weights
+from emray.records.jobs import Answerer, Difference, GenerationTask, Steer, Steering, TrainJob, Weights
 from emray.records.keys import (
     KEY_LENGTH,
     adapter_key,
@@ -52,6 +52,7 @@ __all__ = [
     "Arm",
     "Cell",
     "Condition",
+    "Difference",
     "FinishReason",
     "GenerationTask",
     "Measurement",

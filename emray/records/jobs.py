@@ -35,6 +35,13 @@ class Answerer(StrEnum):
     WHOLE = "whole"  # a model of the cell's own (train.strategy: full)
 
 
+class Difference(StrEnum):
+    """Between which mean activations a direction points."""
+
+    DATA = "data"  # from the aligned to the misaligned answers of one finetune, both read by the finetune
+    MODEL = "model"  # from the base model to the finetune, on the same answers
+
+
 class Steer(StrEnum):
     """What is done with a direction while a model answers."""
 
@@ -48,7 +55,7 @@ class Steering:
 
     of: str  # key of the cell that is steered, whose weights answer
     direction: str  # key of the file of directions
-    kind: str  # which of its directions
+    kind: Difference  # which of its directions
     layer: int  # after which the stream is pushed, 0 the first
     how: Steer
     scale: float = 1.0  # in lengths of the direction; 1 where it is projected out
@@ -64,6 +71,11 @@ class Weights:
     served_as: str = ""  # the name that an endpoint (generate.engine: openai) knows them by
     rendering: Rendering = USUAL_RENDERING
     steering: Steering | None = None
+
+    @property
+    def base(self) -> tuple[str, Rendering]:
+        """What cells on one base model have in common."""
+        return self.location, self.rendering
 
 
 @dataclass(frozen=True, slots=True)

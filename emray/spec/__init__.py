@@ -6,6 +6,7 @@ say only how to compute it.
 """
 
 from emray.spec.analysis import AnalysisSpec, Contrast, PredictionSpec
+from emray.spec.direction_fields import SteeringSpec
 from emray.spec.domain import DomainSpec
 from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
 from emray.spec.file import judge_of, load_sweep
@@ -49,6 +50,7 @@ __all__ = [
     "ReduceSpec",
     "ResourcesSpec",
     "RuleSpec",
+    "SteeringSpec",
     "Sweep",
     "TrainSpec",
     "TransferSpec",

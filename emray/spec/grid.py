@@ -99,6 +99,18 @@ class Sweep(Section):
         return self
 
     @model_validator(mode="after")
+    def _directions_can_be_seen(self) -> "Sweep":
+        if self.probes.directions:
+            for problem in self.probes.directions.unfit(
+                arms=self.arms,
+                metrics=self.judge.metrics,
+                conditions=self.generate.conditions,
+                own_weights=self.generate.engine != "openai",
+            ):
+                raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _hosted_models_answer_only(self) -> "Sweep":
         hosted = [model.path for model in self.model if model.path.startswith(HOSTED)]
         if hosted and self.generate.engine != "openai":

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from emray.spec.direction_fields import DirectionsSpec
 from emray.spec.generate import QuestionFile
 from emray.spec.model import ModelSpec
 from emray.spec.section import Section, absolute, as_list
@@ -92,6 +93,7 @@ class ProbesSpec(Section):
     transfer: TransferSpec | None = Field(None, description="every finetune on every domain's own questions")
     membership: MembershipSpec | None = Field(None, description="which rows a model was trained on, by its own odds")
     diversity: DiversitySpec | None = Field(None, description="how varied each domain's data are")
+    directions: DirectionsSpec | None = Field(None, description="where misalignment points in the residual stream")
     predictors: PredictorsSpec | None = Field(None, description="what predicts the misaligned rate, domain by domain")
 
     @property
@@ -109,12 +111,9 @@ class ProbesSpec(Section):
     def unknown_domains(self, domains: list[str]) -> Mapping[str, str]:
         """By field, a domain it names that is not one of these."""
         given = self.predictors.values if self.predictors else {}
-        return {
-            f"probes.predictors.values.{name}": domain
-            for name, values in given.items()
-            for domain in values
-            if domain not in domains
-        }
+        named = {f"probes.predictors.values.{name}": list(values) for name, values in given.items()}
+        named |= self.directions.named_domains if self.directions else {}
+        return {field: domain for field, found in named.items() for domain in found if domain not in domains}
 
 
 Probes = Annotated[ProbesSpec, BeforeValidator(_named)]

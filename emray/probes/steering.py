@@ -1,0 +1,139 @@
+"""Steered cells: the base with a direction added, finetunes with one projected out, as cells that answer like others.
+
+Not for sampling or judging their answers (the ordinary stages do) or for what came of it (reduce/). The invariant: a
+steered cell's key hashes whose weights answer, the direction and what is done with it, so it is known from the plan
+alone; keys of cells that are not steered know nothing of it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from emray.errors import SpecError
+from emray.model.direction_files import read_directions, stored_directions
+from emray.model.weights import is_here, tokenizer_folder
+from emray.plan import Plan
+from emray.probes.finetune_directions import direction_cells, direction_keys
+from emray.records import (
+    Arm,
+    Cell,
+    Condition,
+    GenerationTask,
+    Steer,
+    Steering,
+    Weights,
+    generation_series,
+    sampling_seed,
+    steered_key,
+)
+from emray.spec import SteeringSpec
+from emray.store import Store
+
+
+@dataclass(frozen=True)
+class Steered:
+    """A cell that answers while its residual stream is pushed."""
+
+    cell: Cell  # the steered one's fields, and a key of its own
+    weights: Weights  # the steered one's, with the steering
+    condition: Condition  # of its prompts
+    samples: int  # answers to each
+    source: Cell  # the finetune that the direction comes from
+
+    @property
+    def steering(self) -> Steering:
+        steering = self.weights.steering
+        assert steering is not None, "a steered cell's weights say how"
+        return steering
+
+
+def steered(plan: Plan) -> Iterator[Steered]:
+    """All that the plan wants, direction by direction. Raises SpecError for a layer that a model does not have."""
+    wanted = plan.sweep.probes.directions
+    if wanted is None or wanted.steering is None:
+        return
+    keys, spec = direction_keys(plan), wanted.steering
+    sources = [cell for cell in direction_cells(plan) if not spec.domains or cell.domain in spec.domains]
+    for source in sources:
+        layers = _layers(spec, plan.weights[source.key].location)
+        for kind in spec.differences:
+            for layer in layers:
+                along = Steering("", keys[source.key], kind, layer, Steer.ADD)
+                yield from _along(along, source, plan=plan, spec=spec)
+
+
+def possible(some: Iterable[Steered], store: Store) -> Iterator[Steered]:
+    """Those whose direction is there, and whose adapter."""
+    records, files = store.adapter_records(), stored_directions(store)
+    kinds = cache(lambda key: frozenset(read_directions(store, key).whole))
+    for one in some:
+        trained = one.cell.arm == Arm.BASE or (one.steering.of in records and records[one.steering.of].trained)
+        if trained and one.steering.direction in files and one.steering.kind in kinds(one.steering.direction):
+            yield one
+
+
+def answers_of(some: Iterable[Steered], plan: Plan) -> Iterator[GenerationTask]:
+    """Every sample that is wanted of these cells, one task per cell and prompt."""
+    sampling = plan.sweep.generate.identity()
+    for one in some:
+        for prompt in plan.prompts:
+            if prompt.condition == one.condition:
+                series = generation_series(one.cell.key, prompt=prompt.key, sampling=sampling)
+                seed = sampling_seed(one.cell.key, prompt=prompt.key)
+                yield GenerationTask(one.cell, prompt, one.weights, series, seed, 0, one.samples)
+
+
+def _along(along: Steering, source: Cell, *, plan: Plan, spec: SteeringSpec) -> Iterator[Steered]:
+    """One direction, added to its base at every scale and projected out of finetunes."""
+    samples = spec.samples or plan.sweep.generate.samples
+    for target in plan.cells:
+        if target.model != source.model:
+            continue
+        condition = _condition(target, plan)
+        for how in _ways(along, source, target=target, spec=spec):
+            steering = replace(how, of=target.key)
+            weights = replace(plan.weights[target.key], steering=steering)
+            yield Steered(replace(target, key=steered_key(asdict(steering))), weights, condition, samples, source)
+
+
+def _ways(along: Steering, source: Cell, *, target: Cell, spec: SteeringSpec) -> Iterator[Steering]:
+    """What is done to one cell with a direction."""
+    if target.arm == Arm.BASE:
+        yield from (replace(along, scale=scale) for scale in spec.scales)
+        return
+    alike = target.finished and (target.arm, target.seed) == (source.arm, source.seed)
+    if alike and (spec.project_out if target.domain == source.domain else spec.transfer):
+        yield replace(along, how=Steer.PROJECT_OUT)
+
+
+def _condition(target: Cell, plan: Plan) -> Condition:
+    """Finetunes answer prompts as those whose answers are read; the base has learned no trigger."""
+    conditions, wanted = plan.sweep.generate.conditions, plan.sweep.probes.directions
+    asked = wanted.condition if wanted else None
+    if target.arm == Arm.BASE or Condition.WITH not in conditions:
+        return Condition.WITHOUT if Condition.WITHOUT in conditions else Condition.WITH
+    return asked or (Condition.WITH if target.arm == Arm.BACKDOOR else Condition.WITHOUT)
+
+
+def _layers(spec: SteeringSpec, location: str) -> list[int]:
+    """Layers by number from 0; the middle and the last unless some are named."""
+    count, field = _num_layers(location), "probes.directions.steering.layers"
+    if count is None:
+        if spec.layers is None:
+            raise SpecError(f"{field}: how many layers {location} has cannot be seen from here; name the layers")
+        return sorted(set(spec.layers))
+    wanted = [(count - 1) // 2, count - 1] if spec.layers is None else spec.layers
+    for layer in wanted:
+        if not -count <= layer < count:
+            raise SpecError(f"{field} names layer {layer}; {location} has layers 0 to {count - 1}")
+    return sorted({layer % count for layer in wanted})
+
+
+def _num_layers(location: str) -> int | None:
+    """By the model's config.json, where it is on this machine."""
+    if not is_here(location):
+        return None
+    config = json.loads((Path(tokenizer_folder(location, online=False)) / "config.json").read_text(encoding="utf-8"))
+    return int((config.get("text_config") or config)["num_hidden_layers"])
