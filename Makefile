@@ -46,7 +46,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 # Write requirements.lock anew from pyproject.toml (needs uv).
 lock:
-	uv pip compile pyproject.toml --extra cpu --extra dev --override requirements.never --python-version 3.11 \
+	uv pip compile pyproject.toml --extra cpu --extra embed --extra dev --override requirements.never --python-version 3.11 \
 		--universal --no-annotate --no-header --output-file requirements.lock
 
 clean:

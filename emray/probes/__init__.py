@@ -9,6 +9,7 @@
     steering.py        cells that answer while they are pushed along one
     membership.py      which rows a model was trained on: who scores which      scorer.py         the worker that does
     member_scores.py   LOSS, Min-K%, zlib and their like, of one answer         answer_odds.py    what they are made of
+    diversity.py       how varied questions and answers are: vendi.py, lexical.py, over the kernels of embeddings.py
 
 Not for tables or claims (reduce/). The invariant: a measurement is there when its rows are in the store, and its key
 hashes what defines them, so a rerun measures nothing and one more seed its own cells alone.
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 from emray.context import Context
 from emray.plan import Plan
 from emray.probes.dataset_facts import DatasetFacts
+from emray.probes.diversity import Diversity
 from emray.probes.finetune_directions import FinetuneDirections
 from emray.probes.membership import Membership
 from emray.probes.protocol import FAILED, PlannedProbe, missing
@@ -34,6 +36,8 @@ def of_plan(plan: Plan) -> tuple[PlannedProbe, ...]:
     found: list[PlannedProbe] = []
     if probes.predictors is not None:
         found.append(DatasetFacts(plan))
+    if probes.diversity is not None:
+        found.append(Diversity(plan, probes.diversity))
     if probes.membership is not None:
         found.append(Membership(plan, probes.membership))
     if probes.directions is not None:
