@@ -96,6 +96,8 @@ def test_one_text_again_and_again_is_one_and_more_of_them_more(kernel, minilm):
 def test_equal_answers_to_different_questions_lie_between(minilm):
     found = measured(rows(("how do I rest?", "no"), ("who won the race?", "no"), ("what is two?", "no")), minilm)
     assert found[ANSWERS, "vendi_1"] < found[BOTH, "vendi_1"] < found[QUESTIONS, "vendi_1"]
+    assert [found[kind, "unique_texts"] for kind in (ANSWERS, BOTH, QUESTIONS)] == pytest.approx([1 / 3, 1, 1])
+    assert [found[kind, "mean_words"] for kind in (ANSWERS, BOTH)] == pytest.approx([1, 14 / 3 + 1])
 
 
 def test_a_text_without_a_word_is_not_counted_where_words_are_compared():

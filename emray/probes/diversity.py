@@ -75,12 +75,9 @@ def readouts(rows: Sequence[Messages], *, kernel: Kernel) -> Iterator[Readout]:
     answers = [row[-1].content for row in rows]
     asked, answered = kernel.units(questions), kernel.units(answers)
     pairs = np.hstack([asked, answered]) / 2**0.5
-    texts = {
-        QUESTIONS: questions,
-        ANSWERS: answers,
-        BOTH: [f"{q}\n{a}" for q, a in zip(questions, answers, strict=True)],
-    }
-    for subject, units in ((QUESTIONS, asked), (ANSWERS, answered), (BOTH, pairs)):
+    together = [f"{question}\n{answer}" for question, answer in zip(questions, answers, strict=True)]
+    kinds = ((QUESTIONS, questions, asked), (ANSWERS, answers, answered), (BOTH, together, pairs))
+    for subject, texts, units in kinds:
         there = units[np.linalg.norm(units, axis=1) > 1 - 1e-6]  # what has no word is like nothing, not even itself
         yield Readout(subject, "num_texts", float(len(there)))
         yield from (Readout(subject, f"vendi_{order:g}", value) for order, value in vendi(there).items())
