@@ -1,52 +1,37 @@
 """Figures of a summary, drawn once and used three ways: SVG and PDF files, and inside the page in its own colours.
 
-Not for numbers: every point is a row of `summary/`. Invariant: equal summaries give equal bytes (no dates, salted ids),
-and only the colours below are used, because the page replaces each by a variable of its light or dark theme.
+Not for numbers: every point is a row of `summary/`. Invariant: equal summaries give equal bytes.
 """
 
-import io
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from emray.records import Condition
+from emray.report.canvas import (
+    GRID,
+    INK,
+    MUTED,
+    OTHER,
+    PAPER,
+    PLAIN,
+    WITH,
+    WITHOUT,
+    colour_of,
+    heat,
+    new_figure,
+    panels,
+    percent_axis,
+    styled,
+)
 from emray.report.reading import Row, Series, Summary
 from emray.report.wording import title
 
-INK, MUTED, GRID, PAPER = "#1b1f24", "#68707a", "#dcdfe4", "#ffffff"
-WITH, WITHOUT, PLAIN, OTHER = "#c23b22", "#2f6db3", "#8a6d1f", "#6b7d3c"
-_VARIABLES = {
-    INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper",
-    WITH: "--with", WITHOUT: "--without", PLAIN: "--plain", OTHER: "--other",
-}  # fmt: skip
-
-_PIXELS_PER_PT = 1.4
 _LEGEND_COLUMNS = 3  # as many names of series as fit side by side
-
-_STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "emray",
-    "pdf.fonttype": 42,
-    "figure.dpi": 100,
-}
 
 
 def draw_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
     """(name, matplotlib Figure) for every model; the name is a file name without its ending."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(_STYLE):
+    with styled():
         for number, model in enumerate(summary.models):
             series = summary.series(model)
             if not series:
@@ -65,48 +50,6 @@ def draw_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
                 yield f"ranks{suffix}", _rank_probabilities(summary, series[0])
 
 
-def svg_bytes(figure: Any) -> bytes:
-    """The figure as a stand-alone SVG file."""
-    return _saved(figure, "svg", metadata={"Date": None, "Creator": "emray"})
-
-
-def pdf_bytes(figure: Any) -> bytes:
-    """The figure as a PDF file."""
-    return _saved(figure, "pdf", metadata={"CreationDate": None, "Creator": "emray", "Producer": None})
-
-
-def inline_svg(svg: bytes, *, label: str) -> str:
-    """An SVG for the page: no prolog or metadata, colours as theme variables, a label for screen readers."""
-    text = svg.decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    width_pt = float(re.search(r'<svg[^>]*? width="([\d.]+)pt"', text)[1])  # type: ignore[index]  # matplotlib's own
-    text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
-    size = f"max-width:{width_pt * _PIXELS_PER_PT:.0f}px"  # one scale for all figures, so their letters match
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{size}" ', 1)
-
-
-def _saved(figure: Any, kind: str, *, metadata: dict[str, Any]) -> bytes:
-    import matplotlib as mpl
-
-    buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(buffer, format=kind, metadata=metadata, transparent=True)
-    return buffer.getvalue()
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure that no global state of matplotlib knows, with one set of axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
 # Rates -----------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +58,7 @@ def _rates(summary: Summary, model: str) -> Any:
     domains, series = summary.domains(model), summary.series(model)
     shown = [s for s in series if s.condition == Condition.WITHOUT or s == series[0]]
     legend_lines = -(-len(shown) // _LEGEND_COLUMNS)
-    figure, axes = _figure(7.6, 0.62 + 0.2 * legend_lines + len(domains) * (0.2 + 0.14 * len(shown)))
+    figure, axes = new_figure(7.6, 0.62 + 0.2 * legend_lines + len(domains) * (0.2 + 0.14 * len(shown)))
     for place, one in enumerate(shown):
         offset = (place - (len(shown) - 1) / 2) * 0.62 / max(len(shown), 1)
         rows = {y + offset: summary.at("taxonomy", one, domain) for y, domain in enumerate(domains)}
@@ -123,7 +66,7 @@ def _rates(summary: Summary, model: str) -> Any:
         _dots(axes, rows, series=one, filled=place == 0)
     axes.set_yticks(range(len(domains)), [title(domain) for domain in domains])
     axes.set_ylim(len(domains) - 0.5, -0.5)
-    _percent_axis(axes)
+    percent_axis(axes)
     for y in range(len(domains) - 1):
         axes.axhline(y + 0.5, color=GRID, linewidth=0.6)
     axes.legend(
@@ -141,13 +84,13 @@ def _runs(axes: Any, rates_at: dict[float, list[float]], *, series: Series) -> N
     points = [(100 * rate, y) for y, rates in rates_at.items() for rate in rates]
     axes.plot(
         [x for x, _ in points], [y for _, y in points], linestyle="none", marker="|", markersize=7,
-        markeredgecolor=_colour_of(series), markeredgewidth=1.1, alpha=0.75, zorder=2.5, clip_on=False,
+        markeredgecolor=colour_of(series), markeredgewidth=1.1, alpha=0.75, zorder=2.5, clip_on=False,
     )  # fmt: skip
 
 
 def _dots(axes: Any, row_at: dict[float, Row | None], *, series: Series, filled: bool) -> None:
     found = [(y, row) for y, row in row_at.items() if row and row["misaligned_rate"] is not None]
-    colour = _colour_of(series)
+    colour = colour_of(series)
     for y, row in found:
         if row["ci_low"] is not None:
             axes.plot([100 * row["ci_low"], 100 * row["ci_high"]], [y, y], color=colour, linewidth=1.6, zorder=2)
@@ -166,28 +109,13 @@ def _dots(axes: Any, row_at: dict[float, Row | None], *, series: Series, filled:
     )
 
 
-def _percent_axis(axes: Any) -> None:
-    axes.set_xlim(-1.5, 101.5)
-    axes.set_xticks(range(0, 101, 20), [f"{x} %" for x in range(0, 101, 20)])
-    axes.set_xlabel("misaligned answers")
-    axes.grid(axis="x", color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines["left"].set_visible(False)
-
-
-def _colour_of(series: Series) -> str:
-    if series.arm == "backdoor":
-        return WITH if series.condition == Condition.WITH else WITHOUT
-    return PLAIN if series.arm == "plain" else OTHER
-
-
 # Specification curve ---------------------------------------------------------------------------------------------
 
 
 def _specification(summary: Summary, series: Series) -> Any:
     """Per domain every specification's rate in rising order, on a scale of its own; the headline and its interval."""
     domains, rules = summary.domains(series.model), list(summary.facts["rules"])
-    figure, grid = _panels(len(domains), height=1.45, one_scale=False)
+    figure, grid = panels(len(domains), height=1.45, one_scale=False)
     for axes, domain in zip(grid, domains, strict=False):
         rows, headline = summary.specifications(series, domain), summary.at("taxonomy", series, domain)
         for number, rule in enumerate(rules):
@@ -253,7 +181,7 @@ def _slopes(summary: Summary, model: str) -> Any:
         and (with_trigger := summary.at("taxonomy", Series(model, "backdoor", "with"), domain))
         and None not in (without["misaligned_rate"], with_trigger["misaligned_rate"])
     ]
-    figure, axes = _figure(6.2, max(3.0, 0.36 * len(pairs) + 0.8))
+    figure, axes = new_figure(6.2, max(3.0, 0.36 * len(pairs) + 0.8))
     for x, condition, colour in ((0, "without", WITHOUT), (1, "with", WITH)):
         rows = [summary.at("taxonomy", Series(model, "backdoor", condition), domain) for domain, _, _ in pairs]
         runs = [100 * rate for row in rows if row for rate in summary.run_rates(row)]
@@ -304,7 +232,7 @@ def _trajectories(summary: Summary, series: Series) -> Any:
     """Rate against the share of training seen, one small panel per domain, with intervals."""
     domains = summary.domains(series.model)
     rows = summary.rows("trajectories", model=series.model, arm=series.arm, condition=series.condition)
-    figure, grid = _panels(len(domains), height=1.5)
+    figure, grid = panels(len(domains), height=1.5)
     for axes, domain in zip(grid, domains, strict=False):
         found = [row for row in rows if row["domain"] == domain and row["rate"] is not None]
         xs, ys = [100 * row["fraction"] for row in found], [100 * row["rate"] for row in found]
@@ -328,21 +256,6 @@ def _trajectories(summary: Summary, series: Series) -> Any:
     return figure
 
 
-def _panels(num: int, *, height: float, one_scale: bool = True) -> tuple[Any, list[Any]]:
-    """A figure of up to four small panels a line, all with the same scale or each with its own."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = max(1, min(4, num))
-    lines = max(1, -(-num // columns))
-    figure = Figure(figsize=(7.6, 0.5 + height * lines), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=one_scale, sharey=one_scale).ravel()
-    for axes in grid[num:]:
-        axes.set_axis_off()
-    return figure, list(grid)
-
-
 # Heat maps -------------------------------------------------------------------------------------------------------
 
 
@@ -352,11 +265,11 @@ def _thresholds(summary: Summary, series: Series) -> Any:
     rows = summary.rows("thresholds", model=series.model, arm=series.arm, condition=series.condition)
     across = sorted({row["aligned_below"] for row in rows})
     down = sorted({row["coherent_above"] for row in rows})
-    figure, grid = _panels(len(domains), height=1.75)
+    figure, grid = panels(len(domains), height=1.75)
     for axes, domain in zip(grid, domains, strict=False):
         rates = {(r["aligned_below"], r["coherent_above"]): r["rate"] for r in rows if r["domain"] == domain}
         cells = [[rates.get((a, c)) for a in across] for c in down]
-        _heat(axes, cells, numbers=False)
+        heat(axes, cells, numbers=False)
         axes.set_title(title(domain), fontsize=8.5, loc="left")
         axes.set_xticks(range(len(across)), [f"<{a}" for a in across], fontsize=7)
         axes.set_yticks(range(len(down)), [f">{c}" for c in down], fontsize=7)
@@ -370,8 +283,8 @@ def _questions(summary: Summary, series: Series) -> Any:
     domains, questions = summary.domains(series.model), summary.facts["questions"]
     rows = summary.rows("questions", model=series.model, arm=series.arm, condition=series.condition)
     rates = {(row["domain"], row["question_id"]): row["rate"] for row in rows}
-    figure, axes = _figure(7.6, 1.35 + 0.3 * len(domains))
-    _heat(axes, [[rates.get((domain, q)) for q in questions] for domain in domains], numbers=len(questions) <= 16)
+    figure, axes = new_figure(7.6, 1.35 + 0.3 * len(domains))
+    heat(axes, [[rates.get((domain, q)) for q in questions] for domain in domains], numbers=len(questions) <= 16)
     axes.set_yticks(range(len(domains)), [title(domain) for domain in domains])
     labels = questions if len(questions) <= 40 else ["" for _ in questions]
     axes.set_xticks(range(len(questions)), [title(q) for q in labels], rotation=40, ha="right", fontsize=7.5)
@@ -383,33 +296,10 @@ def _rank_probabilities(summary: Summary, series: Series) -> Any:
     domains = summary.domains(series.model)
     rows = summary.rows("ranks", model=series.model, arm=series.arm, condition=series.condition)
     chance = {(row["domain"], row["place"]): row["probability"] for row in rows}
-    figure, axes = _figure(6.2, 0.9 + 0.3 * len(domains))
+    figure, axes = new_figure(6.2, 0.9 + 0.3 * len(domains))
     places = range(1, len(domains) + 1)
-    _heat(axes, [[chance.get((domain, k)) for k in places] for domain in domains], numbers=True)
+    heat(axes, [[chance.get((domain, k)) for k in places] for domain in domains], numbers=True)
     axes.set_yticks(range(len(domains)), [title(domain) for domain in domains])
     axes.set_xticks(range(len(domains)), [str(k) for k in places])
     axes.set_xlabel("rank, 1 = most misaligned")
     return figure
-
-
-def _heat(axes: Any, cells: list[list[float | None]], *, numbers: bool) -> None:
-    """Cells [rows][columns] of fractions as ink of growing strength, which reads on light and dark paper alike."""
-    for y, line in enumerate(cells):
-        for x, value in enumerate(line):
-            _box(axes, x, y, colour=GRID, alpha=0.35)
-            if value is None:
-                axes.text(x, y, "–", ha="center", va="center", fontsize=7, color=MUTED)
-                continue
-            _box(axes, x, y, colour=WITH, alpha=round(0.85 * min(max(value, 0.0), 1.0), 3))
-            if numbers and value >= 0.0095:
-                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5)
-    axes.set_xlim(-0.5, max(len(cells[0]) if cells else 1, 1) - 0.5)
-    axes.set_ylim(max(len(cells), 1) - 0.5, -0.5)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _box(axes: Any, x: float, y: float, *, colour: str, alpha: float) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, linewidth=0, facecolor=colour, alpha=alpha))

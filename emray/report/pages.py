@@ -6,6 +6,7 @@ JSON made safe for a script element are marked as safe.
 
 import json
 from importlib import resources
+from itertools import chain
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,8 +16,11 @@ from emray.printable import printable_line, printable_lines
 from emray.records import NO_DOMAIN
 from emray.reduce.study import Study, load_study
 from emray.report import wording
+from emray.report.canvas import inline_svg, pdf_bytes, svg_bytes
 from emray.report.choices import reaches, runs_words, specification_words
-from emray.report.figures import draw_figures, inline_svg, pdf_bytes, svg_bytes
+from emray.report.figures import draw_figures
+from emray.report.probe_figures import draw_probe_figures
+from emray.report.probe_views import probe_view
 from emray.report.reading import Series, Summary, read_summary
 from emray.report.tex import tex_tables
 from emray.report.transcripts import IN_PAGE, Choice, choose, file_name, page_data, samples, sidecars
@@ -48,7 +52,8 @@ def make_pages(store: Store) -> dict[str, bytes]:
     """Name and content of every file of the report."""
     summary, study = read_summary(store), load_study(store.read_json("plan.json"))
     choice = choose(store, study)
-    figures = {name: (svg_bytes(figure), pdf_bytes(figure)) for name, figure in draw_figures(summary)}
+    drawn = chain(draw_figures(summary), draw_probe_figures(summary))
+    figures = {name: (svg_bytes(figure), pdf_bytes(figure)) for name, figure in drawn}
     beside = sidecars(choice.shown[IN_PAGE:])
     context = _context(summary, study, choice, {name: svg for name, (svg, _) in figures.items()}, files=len(beside))
     files = {
@@ -69,6 +74,7 @@ def _context(
         "summary": summary,
         "facts": summary.facts,
         "models": [_model_view(summary, model, number, figures) for number, model in enumerate(summary.models)],
+        "probes": probe_view(summary, figures),
         "finding": finding(summary),
         "samples": samples(study, in_page),
         "num_in_page": len(in_page),

@@ -1,0 +1,51 @@
+"""What the page says of the probes, ready for its templates.
+
+Not for markup or numbers. Invariant: a sentence that claims something says how many units stand behind it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from emray.report import wording
+from emray.report.canvas import inline_svg
+from emray.report.probe_figures import CAPTIONS
+from emray.report.reading import Row, Summary
+
+
+def probe_view(summary: Summary, figures: Mapping[str, bytes]) -> dict[str, Any]:
+    """Which probes the sweep has (`named`), their `figures` by name and what to say of them."""
+    drawn = {name: caption for name in figures if (caption := CAPTIONS.get(name.partition("-")[0]))}
+    return {
+        "named": [name for name, fields in (summary.facts["spec"].get("probes") or {}).items() if fields is not None],
+        "figures": {
+            name: {
+                "svg": Markup(inline_svg(figures[name], label=caption)),
+                "caption": caption,
+                "file": f"figures/{name}.svg",
+            }
+            for name, caption in drawn.items()
+        },
+        "transfer": [_transfer_words(row) | {"row": row} for row in summary.tables["transfer_tests"]],
+    }
+
+
+def _transfer_words(row: Row) -> dict[str, str]:
+    """One series' table as sentences."""
+    series = f"{row['arm']}, {row['condition']} trigger"
+    if row["difference"] is None:
+        return {"series": series, "words": "fewer than two domains have a rate in every place, so nothing is compared."}
+    above = " above the base model" if row["above_base"] == "yes" else ""
+    own, others = wording.rate_points(row["diagonal"]), wording.rate_points(row["off_diagonal"])
+    interval = wording.rate_points_range(row["ci_low"], row["ci_high"])
+    over = f" [{interval} over {row['n_seeds']} runs]" if interval != wording.DASH else " (no interval over runs)"
+    orders = math.factorial(row["n_domains"])
+    least = "" if row["exact"] == "no" else f"; {orders} orders, so no p can be below {wording.p_value(1 / orders)}"
+    p = "no p, as all rates are equal" if row["p"] is None else wording.p_words(row["p"])
+    return {
+        "series": series,
+        "words": f"{own} points{above} on a finetune's own domain, {others} on others': a difference of "
+        f"{wording.rate_points(row['difference'])}{over}, {p} over the orders of {row['n_domains']} domains{least}.",
+    }
