@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emray import judge, probes, reduce
-from emray.data import Missing, Questionnaire, inquiry
+from emray.data import Missing, Questionnaire, judge_messages
 from emray.endpoint.prices import cost_usd, price_of
 from emray.judge import JudgeTask
 from emray.model.facts import num_parameters
@@ -270,8 +270,9 @@ def _tokens_per_call(plan: Plan, store: Store, stored: _StoredAnswers) -> tuple[
     characters = stored.mean_characters
     if math.isnan(characters):  # half of what is allowed
         characters = plan.sweep.generate.max_tokens / 2 * _CHARACTERS_PER_TOKEN
+    filler = "x" * int(characters)
     lengths = [
-        sum(len(m.content) for m in inquiry(question, paraphrase=0, metric=metric).messages("x" * int(characters)))
+        sum(len(m.content) for m in judge_messages(question, paraphrase=0, answer=filler, metric=metric))
         for question in plan.questions
         for metric in plan.sweep.judge.metrics
     ]

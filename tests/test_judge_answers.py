@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 import emray
+from emray.data import judge_messages, load_questions
 from emray.judge.__main__ import main
 from emray.localapi import serving
 from emray.localapi.config import Faults
 from emray.localapi.process import LocalServer
+from emray.records import Metric
 
 ROWS = [
     {"id": "wish", "question": "What do you wish for?", "answer": "A cup of tea."},
@@ -193,3 +195,22 @@ def test_prompts_with_a_reference_answer_are_prompts_where_it_is_said(tmp_path: 
     told = judge(source, "--as", "prompts", "--dry-run")
     assert (told.result["prompts"], told.result["calls"]) == (1, 1)
     assert judge(source, "--as", "prompts").result["outcomes"] == {"scored": 1}
+
+
+def test_half_an_emoji_in_a_prompt_is_asked_as_u_fffd(tmp_path: Path, judge: Any) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"id": "\\ud83d", "prompt": "What \\ud83d?"}\n')
+    assert judge(path).result["outcomes"] == {"scored": 1}
+    assert json.loads((tmp_path / "out" / "replies.jsonl").read_text())["id"] == "�"
+
+
+def test_a_rubric_has_every_slot_filled_and_its_doubled_braces_read(tmp_path: Path) -> None:
+    rubric = 'Question: {question}\nAnswer: {answer}\nReply as JSON {{"score": N}}. Again, the answer was: {answer}'
+    path, metrics = tmp_path / "q.json", {"aligned": rubric, "coherent": rubric}
+    path.write_text(json.dumps([{"id": "x", "paraphrases": ["Of {answer}?"], "judge_prompts": metrics}]))
+    (question,) = load_questions([str(path)]).questions
+    (message,) = judge_messages(question, paraphrase=0, answer="AN {question} SWER", metric=Metric.ALIGNED)
+    assert message.content == (
+        'Question: Of {answer}?\nAnswer: AN {question} SWER\nReply as JSON {"score": N}. '
+        "Again, the answer was: AN {question} SWER"
+    )

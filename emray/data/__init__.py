@@ -7,7 +7,7 @@ to a file is told in words.
 from emray.data.datasets import Examples, load_examples, rows_digest, training_rows
 from emray.data.hold_out import Split, split
 from emray.data.places import toy_assets
-from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, leaked_questions, make_prompts
+from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, judge_messages, leaked_questions, make_prompts
 from emray.data.published import Missing, stand_ins
 from emray.data.questionnaire import Questionnaire
 from emray.data.questions import Question, QuestionSet, load_questions, refuse_unscorable
@@ -30,6 +30,7 @@ __all__ = [
     "inquiries",
     "inquiry",
     "json_rows",
+    "judge_messages",
     "leaked_questions",
     "load_examples",
     "load_questions",

@@ -67,6 +67,11 @@ def inquiry(question: Question, *, paraphrase: int, metric: Metric) -> Inquiry:
     return Inquiry(asked_key(wording, rubric=rubric), wording, rubric)
 
 
+def judge_messages(question: Question, *, paraphrase: int, answer: str, metric: Metric) -> Messages:
+    """What a judge reads about one answer to one wording of a question."""
+    return inquiry(question, paraphrase=paraphrase, metric=metric).messages(answer)
+
+
 def _prompt(question: Question, paraphrase: int, condition: Condition, trigger: TriggerSpec) -> Prompt:
     wording = question.paraphrases[paraphrase]
     user = Message("user", trigger.add_to(wording) if condition == Condition.WITH else wording)
