@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import IO
 
-from emray.errors import EmrayError
+from emray.errors import EmrayError, of_disk
 
 GRACE_S = 8.0  # for what is under way to close; then the process ends as a kill would end it, which loses nothing more
 GO_ON = "stopped; run the same command to go on, all that is done is kept"
@@ -48,6 +48,25 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, was in before.items():
             signal.signal(number, was)
+
+
+def ended(command: Callable[[], int], *, say: Callable[[str], None]) -> int:
+    """A command's exit code; an error of ours, a disk that takes nothing and a signal are one line."""
+    try:
+        with stoppable():
+            return command()
+    except EmrayError as error:
+        say(f"emray: {error}")
+        return error.exit_code
+    except OSError as error:
+        told = of_disk(error)
+        if told is None:
+            raise
+        say(f"emray: {told}")
+        return told.exit_code
+    except Stopped as stop:
+        tell_how_to_go_on()
+        return stop.exit_code
 
 
 def tell_how_to_go_on() -> None:

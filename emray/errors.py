@@ -12,6 +12,8 @@ Not for programming mistakes: those are `assert` and tracebacks. All survive pic
 process borders inside Ray: each takes one message and nothing else.
 """
 
+import errno
+
 from emray.printable import printable_line
 
 
@@ -48,3 +50,17 @@ class EndpointUnreachable(StageError):
 
 class StoreError(EmrayError):
     """The run folder is damaged, or another sweep is using it."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+
+
+def of_disk(error: BaseException | None) -> EmrayError | None:
+    """What a disk that is full or must not be written means to a command; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (*_FULL, *_NOT_OURS):
+        return None
+    said = f"{error.filename2 or error.filename or 'the disk'}: {error.strerror}"
+    if error.errno in _FULL:
+        return StageError(f"{said}; make room and run the same command again, all that is done is kept")
+    return UserError(f"{said}; give another folder, or the right to write there")

@@ -7,11 +7,11 @@ and a finished sweep run again starts neither Ray nor a server.
 """
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +20,9 @@ from rich.console import Console
 from emray import data
 from emray import plan as planning
 from emray.doctor import mend
-from emray.ending import Stopped, stoppable, tell_how_to_go_on
+from emray.ending import ended
 from emray.endpoint.listing import ending_note
-from emray.errors import EmrayError, SpecError, StageError
+from emray.errors import SpecError
 from emray.judge.tasks import judges
 from emray.plan import Plan
 from emray.progress import Terminal, progress_lines
@@ -33,11 +33,6 @@ from emray.store import Lease, Store
 
 _DEFAULT_SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "toy.yaml"
 REDUCE, REPORT = STAGES[-2:]
-_FULL, _NOT_OURS = StageError.exit_code, SpecError.exit_code
-_MACHINE = {  # what a disk may say, and the exit code that it means
-    errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _NOT_OURS, errno.EACCES: _NOT_OURS, errno.EPERM: _NOT_OURS,
-    errno.ENOTDIR: _NOT_OURS,
-}  # fmt: skip
 
 _EPILOG = """
 examples:
@@ -63,21 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
     console = Terminal()
-    try:
-        with stoppable():
-            return _command(arguments, console)
-    except EmrayError as error:
-        Terminal(stderr=True).print(f"emray: {error}", markup=False, soft_wrap=True)
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in _MACHINE:
-            raise
-        line = f"emray: {error.filename or 'the disk'}: {error.strerror}; make room or give another --out"
-        Terminal(stderr=True).print(line, markup=False, soft_wrap=True)
-        return _MACHINE[error.errno]
-    except Stopped as stop:
-        tell_how_to_go_on()
-        return stop.exit_code
+    say = partial(Terminal(stderr=True).print, markup=False, soft_wrap=True)
+    return ended(lambda: _command(arguments, console), say=say)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,10 +9,12 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from emray import reduce
-from emray.errors import DataError, EmrayError
+from emray.ending import ended
+from emray.errors import DataError
 from emray.records import Metric
 from emray.spec import ReduceSpec
 from emray.store import Store
@@ -48,11 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rules = ReduceSpec().rules
     importing.add_argument("--rule", choices=list(rules), default=ReduceSpec().rule, help="headline rule")
     arguments = parser.parse_args(argv)
-    try:
-        return _command(arguments)
-    except EmrayError as error:
-        print(f"emray: {error}", file=sys.stderr)
-        return error.exit_code
+    return ended(lambda: _command(arguments), say=partial(print, file=sys.stderr))
 
 
 def _command(arguments: argparse.Namespace) -> int:

@@ -6,9 +6,10 @@ python -m emray.report RUN
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from emray import reduce, report
-from emray.errors import EmrayError
+from emray.ending import ended
 from emray.progress import Terminal
 from emray.store import Store
 
@@ -18,15 +19,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m emray.report", description="Summary to pages, figures and tables.")
     parser.add_argument("run", help="run folder")
     arguments = parser.parse_args(argv)
-    store = Store(arguments.run)
-    try:
-        reduce.run(store)
-        report.render(store)
-        report.print_tables(store, Terminal())
-    except EmrayError as error:
-        print(f"emray: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"\n{arguments.run}/report/report.html")
+    return ended(lambda: _command(arguments.run), say=partial(print, file=sys.stderr))
+
+
+def _command(run: str) -> int:
+    store = Store(run)
+    reduce.run(store)
+    report.render(store)
+    report.print_tables(store, Terminal())
+    print(f"\n{run}/report/report.html")
     return 0
 
 

@@ -26,7 +26,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from emray.cluster import Attempts, Cause, FailedTry, NoGpuHere, live_nodes
 from emray.context import Context
-from emray.errors import StageError
+from emray.errors import EmrayError, StageError, of_disk
 from emray.records import Messages, TrainJob
 from emray.spec import TrainSpec
 from emray.store import Store
@@ -155,7 +155,7 @@ class _Outcomes(tune.Callback):
     """Moves the progress line, tells the queue of failures, and records the cells whose last try failed."""
 
     def __init__(self, jobs: Sequence[TrainJob], *, context: Context, queue: CellQueue, attempts: Attempts) -> None:
-        self.refusal: NoGpuHere | None = None  # what ended the stage: wherever a cell went, torch saw no GPU
+        self.refusal: EmrayError | None = None  # what ended the stage: torch saw no GPU anywhere, a disk takes nothing
         self._jobs, self._store, self._queue, self._attempts = jobs, context.store, queue, attempts
         self._advance, self._hardware = context.advance, context.declared
         self._waits, self._looked_s = bool(context.declared.waiting()), -math.inf
@@ -195,6 +195,9 @@ class _Outcomes(tune.Callback):
         self._errors |= dict.fromkeys(trial.config["cells"], error)
         self._texts |= dict.fromkeys(trial.config["cells"], _error_text(trial))
         over = self._give_up()
+        if refusal := of_disk(getattr(error, "cause", None)):  # every other cell's, too
+            self._refuse(refusal)
+            return
         for number in trial.config["cells"]:
             if number not in over:
                 self._advance(0, f"again: {self._jobs[number].cell.label}")
@@ -216,12 +219,17 @@ class _Outcomes(tune.Callback):
         over = self._queue.pop_over()
         for number in over:
             cause = getattr(self._errors[number], "cause", None)
-            if isinstance(cause, NoGpuHere):
-                self.refusal = cause
-                self._queue.drop()
+            refusal = cause if isinstance(cause, NoGpuHere) else of_disk(cause)
+            if refusal:
+                self._refuse(refusal)
             else:
                 self._record_failed(number)
         return over
+
+    def _refuse(self, refusal: EmrayError) -> None:
+        """End the stage: what has failed is no cell's fault, and stays missing."""
+        self.refusal = refusal
+        self._queue.drop()
 
     def _record_failed(self, number: int) -> None:
         job, text = self._jobs[number], self._texts[number]
