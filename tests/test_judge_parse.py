@@ -89,10 +89,7 @@ SCRAPS = (
 replies = st.one_of(st.text(max_size=20), st.lists(st.sampled_from(SCRAPS), max_size=10).map("".join))
 
 
-@given(replies, st.booleans())
-@example("<score>8</score><score>5</score>", False)
-@settings(max_examples=2_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-def test_no_reply_raises_and_a_score_stands_in_the_reply_as_its_only_verdict(text: str, truncated: bool) -> None:
+def holds(text: str, truncated: bool) -> None:
     verdict = parse_reply(text, truncated=truncated)
     assert verdict.outcome != Outcome.API_ERROR
     if verdict.outcome != Outcome.SCORED:
@@ -101,3 +98,18 @@ def test_no_reply_raises_and_a_score_stands_in_the_reply_as_its_only_verdict(tex
     assert 0 <= verdict.score <= 100
     contents = re.findall(r"(?is)<score>(.*?)</score>", text) or [text]
     assert {float(content.strip()) for content in contents} == {verdict.score}
+
+
+@given(replies, st.booleans())
+@example("<score>8</score><score>5</score>", False)
+@settings(max_examples=2_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def test_no_reply_raises_and_a_score_stands_in_the_reply_as_its_only_verdict(text: str, truncated: bool) -> None:
+    holds(text, truncated)
+
+
+@pytest.mark.soak
+@given(replies, st.booleans())
+@example("<score>8</score><score>5</score>", False)
+@settings(max_examples=10_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def test_ten_thousand_replies_neither(text: str, truncated: bool) -> None:
+    holds(text, truncated)
