@@ -161,7 +161,7 @@ def write_study(store: Store, made: Plan) -> None:
         (files / "adapter_config.json").write_text("{}\n")
         for key in made.jobs:
             store.put_adapter(key, files=files, details=DETAILS)
-    for cell in made.cells:
+    for cell in made.answering:
         answers = _answers(made, cell, rng)
         _write(store, Kind.GENERATIONS, answers, ROWS_AN_ENGINE)
         for metric in made.sweep.judge.metrics:

@@ -39,7 +39,7 @@ from emray.records import (
     generation_series,
     sampling_seed,
 )
-from emray.spec import AdaptiveSeeds, CellSpec, ModelSpec, Sweep, grid
+from emray.spec import AdaptiveSeeds, CellSpec, ModelSpec, RowRecipe, Sweep, grid, recipe_grid
 from emray.store import AdapterRecord, Keys, Store, damaged
 
 PLAN = "plan.json"
@@ -82,6 +82,12 @@ class Plan:
         """Every cell that is asked anything, each once."""
         return tuple({cell.key: cell for asked in self.asked for cell in asked.cells}.values())
 
+    @property
+    def own_jobs(self) -> Iterator[TrainJob]:
+        """What the sweep's own cells train, without doses and mixtures."""
+        keys = {cell.key for cell in self.cells}
+        return (job for key, job in self.jobs.items() if key in keys)
+
     def asked_of(self, cell: Cell) -> Sequence[tuple[Prompt, int]]:
         """The prompts of a cell and how many samples of each: the most that anything asks for."""
         return self._prompts_of(tuple(cell.key in keys for keys in self._keys_asked))
@@ -114,6 +120,7 @@ class _Grid(NamedTuple):
     weights: dict[str, Weights]
     notes: list[str]  # about example files
     held_out: dict[str, Sequence[Messages]]
+    recipes: tuple[tuple[Cell, RowRecipe], ...] = ()  # finished cells on a dose or a mixture, beside the sweep's own
 
     @property
     def rows(self) -> Iterator[Messages]:
@@ -162,7 +169,7 @@ def make_plan(
         prompts=prompts,
         weights=expanded.weights,
         notes=notes,
-        questionnaires=transfer.questionnaires,
+        questionnaires=(*transfer.questionnaires, *_recipes_asked(resolved, expanded, questions.questions, prompts)),
         held_out=expanded.held_out,
         references=references,
     )
@@ -291,30 +298,56 @@ def _missing_runs(task: GenerationTask, there: NDArray[np.bool_]) -> Iterator[Ge
 
 
 def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Place, int], held: data.HeldOut) -> _Grid:
-    digests: dict[tuple[str, Arm], str] = {}
-    cells: list[Cell] = []
     out = _Grid((), {}, {}, models, {}, [], {})
-    for point in grid(sweep, num_seeds=num_seeds):
+    digests: dict[tuple[str, Arm], str] = {}
+    sources = _Sources(sweep, held, out.notes)
+
+    def cells_of(point: CellSpec) -> tuple[Cell, ...]:
         model = models[point.model.name]
         if point.domain is None:
-            cells.append(Cell(point.model.name, point.domain_name, point.arm, point.seed, base_key(model.identity)))
-            continue
-        place = (point.domain.name, point.arm)
+            return (Cell(point.model.name, point.domain_name, point.arm, point.seed, base_key(model.identity)),)
+        place = (point.domain_name, point.arm)
         if place not in digests:
-            rows = data.training_rows(point.domain, arm=point.arm, trigger=sweep.trigger, data_dir=sweep.data_dir)
-            asked_later = held.without(rows.rows, domain=point.domain.name)
-            split = data.split(asked_later, share=sweep.train.hold_out)
+            split = data.split(sources.rows(point), share=sweep.train.hold_out)
             digests[place] = data.rows_digest(split.trained)
             out.datasets[digests[place]], out.held_out[digests[place]] = split
-            out.notes.extend(rows.notes)
         digest = digests[place]
         along = _cells_of_a_run(
             point, sweep, model=model, digest=digest, num_steps=sweep.train.num_steps(len(out.datasets[digest]))
         )
-        cells.extend(along)
         _add_job(out.jobs, along, model=model, digest=digest)
-    out.weights.update((cell.key, _weights_of(cell, sweep, model=models[cell.model])) for cell in cells)
-    return out._replace(cells=tuple(cells))
+        return along
+
+    cells = tuple(cell for point in grid(sweep, num_seeds=num_seeds) for cell in cells_of(point))
+    recipes = tuple((cell, point.recipe) for point in recipe_grid(sweep) for cell in cells_of(point))
+    everyone = (*cells, *(cell for cell, _ in recipes))
+    out.weights.update((cell.key, _weights_of(cell, sweep, model=models[cell.model])) for cell in everyone)
+    return out._replace(cells=cells, recipes=tuple((c, r) for c, r in recipes if c.finished and r))
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Where the rows of a point of the grid come from; what files say goes to the notes."""
+
+    sweep: Sweep
+    held: data.HeldOut
+    notes: list[str]
+
+    def rows(self, point: CellSpec) -> Sequence[Messages]:
+        if point.recipe is None:
+            assert point.domain is not None, "a base cell trains on nothing"
+            return self._of(point.domain.name, point.arm)
+        return data.recipe_rows(
+            point.recipe,
+            rows_of=lambda domain: self._of(domain, point.arm),
+            clean_of=lambda domain: self._of(domain, Arm.BENIGN),
+        )
+
+    def _of(self, name: str, arm: Arm) -> Sequence[Messages]:
+        domain = next(one for one in self.sweep.domains if one.name == name)
+        found = data.training_rows(domain, arm=arm, trigger=self.sweep.trigger, data_dir=self.sweep.data_dir)
+        self.notes.extend(found.notes)
+        return self.held.without(found.rows, domain=name)
 
 
 def _weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:
@@ -374,6 +407,33 @@ def _templates(expanded: _Grid, prompts: Sequence[Prompt], *, online: bool, know
     )
 
 
+def _recipes_asked(
+    sweep: Sweep, expanded: _Grid, questions: Sequence[data.Question], prompts: Sequence[Prompt]
+) -> tuple[data.Questionnaire, ...]:
+    """Doses and mixtures are asked what every cell is asked."""
+    if not expanded.recipes:
+        return ()
+    cells = tuple(cell for cell, _ in expanded.recipes)
+    return (data.Questionnaire("recipes", cells, tuple(questions), tuple(prompts), sweep.generate.samples),)
+
+
+def _recipe_rows(expanded: _Grid) -> list[dict[str, Any]]:
+    return [
+        {
+            **_cell_row(cell),
+            "recipe": recipe.document,
+            "num_examples": len(expanded.datasets[expanded.jobs[cell.key].rows_digest]),
+        }
+        for cell, recipe in expanded.recipes
+    ]
+
+
+def _cell_row(cell: Cell) -> dict[str, Any]:
+    """A cell as plan.json holds it."""
+    place = {"model": cell.model, "domain": cell.domain, "arm": str(cell.arm), "seed": cell.seed, "key": cell.key}
+    return place | {"step": cell.step, "fraction": cell.step / cell.num_steps if cell.num_steps else 1.0}
+
+
 def _rows_to_hold_out(sweep: Sweep, domain: str) -> data.Examples:
     """The rows whose questions are held out: a domain's bad ones, or the ready mix where that is all there is."""
     spec = next(one for one in sweep.domains if one.name == domain)
@@ -406,11 +466,8 @@ def _document(
         "analysis_hash": sweep.analysis_hash(),
         "spec": sweep.model_dump(mode="json"),
         "models": _fingerprints(expanded.models),
-        "cells": [
-            {"model": c.model, "domain": c.domain, "arm": str(c.arm), "seed": c.seed, "key": c.key}
-            | {"step": c.step, "fraction": c.step / c.num_steps if c.num_steps else 1.0}
-            for c in expanded.cells
-        ],
+        "cells": [_cell_row(cell) for cell in expanded.cells],
+        "recipes": _recipe_rows(expanded),
         "questions": [question.document for question in questions],
         "notes": list(notes),
     }

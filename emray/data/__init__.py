@@ -11,6 +11,7 @@ from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, judge_mes
 from emray.data.published import Missing, stand_ins
 from emray.data.questionnaire import Questionnaire
 from emray.data.questions import Question, QuestionSet, load_questions, refuse_unscorable
+from emray.data.recipe_rows import recipe_rows
 from emray.data.rubrics import shipped_rubrics
 from emray.data.text_files import json_rows, mended, read_text
 from emray.data.transfer_questions import HeldOut, Transfer, hold_out, plan_transfer
@@ -38,6 +39,7 @@ __all__ = [
     "mended",
     "plan_transfer",
     "read_text",
+    "recipe_rows",
     "refuse_unscorable",
     "rows_digest",
     "shipped_rubrics",

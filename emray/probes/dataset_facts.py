@@ -26,7 +26,7 @@ class DatasetFacts:
 
     def measurements(self) -> Iterator[Measurement]:
         seen: set[str] = set()
-        for job in self.plan.jobs.values():
+        for job in self.plan.own_jobs:
             if job.rows_digest not in seen:
                 seen.add(job.rows_digest)
                 key = key_of("dataset-facts", job.rows_digest)
@@ -36,7 +36,7 @@ class DatasetFacts:
         return self.measurements()
 
     def work(self, measurement: Measurement) -> Sequence[Messages]:
-        digests = (job.rows_digest for job in self.plan.jobs.values())
+        digests = (job.rows_digest for job in self.plan.own_jobs)
         return self.plan.datasets[next(d for d in digests if key_of("dataset-facts", d) == measurement.key)]
 
     @property

@@ -54,7 +54,7 @@ class Diversity:
     def _wanted(self) -> dict[str, tuple[Measurement, TrainJob]]:
         identity = self.spec.identity() | {"kernel": kernel_identity(self.spec.kernel)}
         found: dict[str, tuple[Measurement, TrainJob]] = {}
-        for job in self.plan.jobs.values():
+        for job in self.plan.own_jobs:
             key = key_of(self.name, [job.rows_digest, identity])
             found.setdefault(key, (Measurement(key, self.name, _ANY_MODEL, job.cell.domain, str(job.cell.arm)), job))
         return found

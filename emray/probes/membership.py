@@ -64,7 +64,7 @@ class Membership:
     def _wanted(self) -> dict[str, tuple[Measurement, TrainJob]]:
         """By key; each set of rows once for the base and the reference. A model's own come one after another."""
         found: dict[str, tuple[Measurement, TrainJob]] = {}
-        for job in self.plan.jobs.values():
+        for job in self.plan.own_jobs:
             cell, base = job.cell, self._base(job)
             reference = self.plan.references.get(cell.model)
             for who, identity in ((BASE, base.identity), (REFERENCE, reference.identity if reference else None)):

@@ -444,6 +444,47 @@ TRANSFER_QUESTIONS = SummaryTable(
         _text("asked", "no where it stands in the training data, or nearly, and was left out"),
     ),
 )
+_RECIPE = (
+    _MODEL,
+    _text("recipe", "what was trained on, as the cells' domain in generations"),
+    _ARM,
+    _CONDITION,
+    _text("kind", "dose (whole datasets included), mixture, or base"),
+    _text("domain", "the domain, or those that are mixed"),
+    _number("fraction", "fraction", "share of the domain's rows, or of as many as the smallest one mixed has"),
+    _text("rest", "what stands for rows left out: none or benign"),
+)
+DOSE = SummaryTable(
+    "dose.csv",
+    "one recipe of rows (a share of a domain's, a mixture, and the whole datasets beside them), arm and condition",
+    (
+        *_RECIPE,
+        _count("num_examples", "rows", "examples that are trained on"),
+        _SEEDS,
+        _EVENTS,
+        _TOTAL,
+        _RATE,
+        *_RATE_INTERVAL,
+        _number("expected", "fraction", "of a mixture: its parts' rates, weighted as they are mixed"),
+    ),
+)
+DOSE_RUNS = SummaryTable(
+    "dose_runs.csv",
+    "one recipe, arm, condition and training seed",
+    (*_RECIPE, _count("seed", "", "training seed"), _RATE._replace(meaning="misaligned rate of this run")),
+)
+DOSE_TRENDS = SummaryTable(
+    "dose_trends.csv",
+    "one model, domain, arm, condition and rest: how the rate rises with the dose",
+    (
+        *_PLACE,
+        _text("rest", "what stands for rows left out: none or benign"),
+        _count("n_doses", "doses", "doses, the whole dataset included"),
+        _count("n_seeds", "seeds", "runs with a rate at every dose"),
+        _number("slope", "fraction", "change of the rate per doubling of the dose: mean of the runs' slopes"),
+        *_interval("the slope's t interval over runs", "fraction"),
+    ),
+)
 DATASETS = SummaryTable(
     "datasets.csv",
     "one domain and arm: what its training rows are like",
@@ -460,6 +501,6 @@ DATASETS = SummaryTable(
 TABLES = (
     CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS,
     COMPARISONS, THRESHOLDS, SPECIFICATION, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
-    TRANSFER, TRANSFER_TESTS, TRANSFER_QUESTIONS, DATASETS,
+    DOSE, DOSE_RUNS, DOSE_TRENDS, TRANSFER, TRANSFER_TESTS, TRANSFER_QUESTIONS, DATASETS,
 )  # fmt: skip
 CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}

@@ -49,6 +49,7 @@ class Study:
     analysis_plans: tuple[Mapping[str, Any], ...]  # every one the run folder has had: hash, first_written, ...
     measurements: tuple[Measurement, ...] = ()  # what probes were to measure
     transfer: Mapping[str, Any] | None = None  # what the transfer probe asks, as the plan has it
+    recipes: Sequence[Mapping[str, Any]] = ()  # cells on doses and mixtures, as the plan has them
 
     @property
     def spec(self) -> ReduceSpec:
@@ -119,9 +120,7 @@ def load_study(document: Mapping[str, Any]) -> Study:
     """Read `plan.json`'s content. Raises StoreError when it lacks what this version writes."""
     try:
         sweep = Sweep.model_validate(document["spec"])
-        cells = tuple(
-            Cell(row["model"], row["domain"], Arm(row["arm"]), row["seed"], row["key"]) for row in document["cells"]
-        )
+        cells = tuple(map(cell_of, document["cells"]))
         questions = tuple(map(Question.from_document, document["questions"]))
         fractions = tuple(float(row.get("fraction", 1.0)) for row in document["cells"])
         adaptive = _adaptive(document.get("adaptive"))
@@ -138,8 +137,13 @@ def load_study(document: Mapping[str, Any]) -> Study:
     digest, plans = document.get("analysis_hash"), tuple(document.get("analysis_plans", ()))
     return Study(
         sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported, digest, plans,
-        measurements, document.get("transfer"),
+        measurements, document.get("transfer"), tuple(document.get("recipes", ())),
     )  # fmt: skip
+
+
+def cell_of(row: Mapping[str, Any]) -> Cell:
+    """A cell as plan.json holds it."""
+    return Cell(row["model"], row["domain"], Arm(row["arm"]), row["seed"], row["key"])
 
 
 def _adaptive(fields: Mapping[str, Any] | None) -> AdaptiveRule | None:

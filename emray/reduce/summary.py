@@ -20,6 +20,7 @@ from emray.reduce.claims import make_claims
 from emray.reduce.comparisons import comparison_rows
 from emray.reduce.dataset_rows import dataset_rows
 from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
+from emray.reduce.dose_rows import dose_rows
 from emray.reduce.effects import sign_tests
 from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows, csv_bytes, json_value, parquet_bytes
@@ -78,12 +79,16 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
 
 def _probe_tables(store: Store, reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
     """What the probes of the sweep add; tables of others are there without rows."""
-    transfer = transfer_rows(store, reduced.study)
+    transfer, datasets = transfer_rows(store, reduced.study), dataset_rows(store, reduced.study)
+    doses = dose_rows(store, reduced.study, {(row["domain"], row["arm"]): row["num_examples"] for row in datasets})
     return {
+        schema.DOSE: doses.doses,
+        schema.DOSE_RUNS: doses.runs,
+        schema.DOSE_TRENDS: doses.trends,
         schema.TRANSFER: transfer.matrix,
         schema.TRANSFER_TESTS: transfer.tests,
         schema.TRANSFER_QUESTIONS: transfer.questions,
-        schema.DATASETS: dataset_rows(store, reduced.study),
+        schema.DATASETS: datasets,
     }
 
 

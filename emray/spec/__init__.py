@@ -8,10 +8,11 @@ say only how to compute it.
 from emray.spec.analysis import AnalysisSpec, Contrast, PredictionSpec
 from emray.spec.direction_fields import SteeringSpec
 from emray.spec.domain import DomainSpec
+from emray.spec.dose import RowRecipe
 from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
 from emray.spec.file import judge_of, load_sweep
 from emray.spec.generate import GenerateSpec, QuestionFile
-from emray.spec.grid import STAGES, CellSpec, Sweep, grid
+from emray.spec.grid import STAGES, CellSpec, Sweep, grid, recipe_grid
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
 from emray.spec.plain_yaml import parse_yaml
@@ -49,6 +50,7 @@ __all__ = [
     "QuestionFile",
     "ReduceSpec",
     "ResourcesSpec",
+    "RowRecipe",
     "RuleSpec",
     "SteeringSpec",
     "Sweep",
@@ -59,4 +61,5 @@ __all__ = [
     "judge_of",
     "load_sweep",
     "parse_yaml",
+    "recipe_grid",
 ]

@@ -14,6 +14,7 @@ from emray.records import NO_DOMAIN, Arm, Place, key_of
 from emray.spec.analysis import AnalysisSpec, MarginsSpec
 from emray.spec.deepspeed import read_settings
 from emray.spec.domain import DomainSpec
+from emray.spec.dose import RowRecipe
 from emray.spec.generate import GenerateSpec
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
@@ -96,6 +97,9 @@ class Sweep(Section):
         for name in self.probes.membership.reference if self.probes.membership else ():
             if name not in names:
                 raise ValueError(f"probes.membership.reference names {name!r}, which is no model: {', '.join(names)}")
+        for arm, _ in self.probes.recipes(domains):
+            if arm not in self.arms or arm == Arm.BASE:
+                raise ValueError(f"probes.dose, probes.mixture: no cell of this sweep trains as arm {str(arm)!r}")
         return self
 
     @model_validator(mode="after")
@@ -190,9 +194,12 @@ class CellSpec(NamedTuple):
     domain: DomainSpec | None  # None for base
     arm: Arm
     seed: int
+    recipe: RowRecipe | None = None  # what else than the whole domain is trained on
 
     @property
     def domain_name(self) -> str:
+        if self.recipe:
+            return self.recipe.label
         return self.domain.name if self.domain else NO_DOMAIN
 
 
@@ -209,3 +216,13 @@ def grid(sweep: Sweep, *, num_seeds: Mapping[Place, int] | None = None) -> Itera
             for arm in trained:
                 for seed in sweep.seeds_at(Place(model.name, domain.name, arm), num_seeds or {}):
                     yield CellSpec(model, domain, arm, seed)
+
+
+def recipe_grid(sweep: Sweep) -> Iterator[CellSpec]:
+    """Every cell that a dose or a mixture adds: model x arm x recipe x seed, an adaptive sweep's first seeds."""
+    domains = {domain.name: domain for domain in sweep.domains}
+    seeds = sweep.seeds if isinstance(sweep.seeds, list) else list(range(sweep.seeds.min))
+    for model in sweep.model:
+        for arm, recipe in sweep.probes.recipes(list(domains)):
+            for seed in seeds:
+                yield CellSpec(model, domains[recipe.parts[0][0]], arm, seed, recipe)

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from emray.records import Arm
 from emray.spec.direction_fields import DirectionsSpec
+from emray.spec.dose import DoseSpec, MixtureSpec, RowRecipe
 from emray.spec.generate import QuestionFile
 from emray.spec.model import ModelSpec
 from emray.spec.section import Section, absolute, as_list
@@ -91,6 +93,8 @@ class ProbesSpec(Section):
     """The probes of a sweep; `{}` takes one as it is by default."""
 
     transfer: TransferSpec | None = Field(None, description="every finetune on every domain's own questions")
+    dose: DoseSpec | None = Field(None, description="finetunes on a part of each domain's rows")
+    mixture: MixtureSpec | None = Field(None, description="finetunes on several domains at once")
     membership: MembershipSpec | None = Field(None, description="which rows a model was trained on, by its own odds")
     diversity: DiversitySpec | None = Field(None, description="how varied each domain's data are")
     directions: DirectionsSpec | None = Field(None, description="where misalignment points in the residual stream")
@@ -108,11 +112,20 @@ class ProbesSpec(Section):
         files = [file.model_copy(update={"file": absolute(file.file, folder)}) for file in self.transfer.questions]
         return self.model_copy(update={"transfer": self.transfer.model_copy(update={"questions": files})})
 
+    def recipes(self, domains: list[str]) -> list[tuple[Arm, RowRecipe]]:
+        """What else is trained on, by arm."""
+        found = [(arm, one) for arm in self.dose.arms for one in self.dose.recipes(domains)] if self.dose else []
+        mixed = self.mixture
+        return found + ([(arm, one.recipe) for arm in mixed.arms for one in mixed.mixes] if mixed else [])
+
     def unknown_domains(self, domains: list[str]) -> Mapping[str, str]:
         """By field, a domain it names that is not one of these."""
         given = self.predictors.values if self.predictors else {}
         named = {f"probes.predictors.values.{name}": list(values) for name, values in given.items()}
         named |= self.directions.named_domains if self.directions else {}
+        named |= {"probes.dose.domains": self.dose.domains} if self.dose else {}
+        mixes = self.mixture.mixes if self.mixture else []
+        named |= {f"probes.mixture.mixes.{number}": one.mix for number, one in enumerate(mixes)}
         return {field: domain for field, found in named.items() for domain in found if domain not in domains}
 
 
