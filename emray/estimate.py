@@ -175,12 +175,20 @@ def _stored_answers(store: Store) -> _StoredAnswers:
 
 
 def _answers_to_come(plan: Plan, store: Store) -> int:
-    """Answers that can be drawn by now, and those of the cells that are to be trained first."""
+    """Answers that can be drawn by now, and those of cells that wait for training or for a direction."""
     ready = sum(task.num_samples for task in Generation(plan).missing(store))
     untrained = {
         key for job in Training(plan).missing(store) for key in (job.cell.key, *dict(job.checkpoints).values())
     }
-    return ready + _answers_of(plan, [cell for cell in plan.answering if cell.key in untrained])
+    measured = store.keys(Kind.MEASUREMENTS)
+
+    def waits(cell: Cell) -> bool:
+        steering = plan.weights[cell.key].steering
+        if steering is None:
+            return cell.key in untrained
+        return steering.of in untrained or steering.direction not in measured
+
+    return ready + _answers_of(plan, list(filter(waits, plan.answering)))
 
 
 def _answers_of(plan: Plan, cells: Sequence[Cell]) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from emray import data
 from emray.errors import DataError
+from emray.model.direction_files import measured_directions
 from emray.model.probe import Templates, roles_of, try_templates
 from emray.model.weights import BaseModel, hosted_name, resolve_model
 from emray.records import (
@@ -250,11 +251,20 @@ def written(store: Store) -> Mapping[str, Any]:
     return document
 
 
-def usable_cells(plan: Plan, records: Mapping[str, AdapterRecord]) -> list[Cell]:
-    """Cells that can answer: base cells and trained ones."""
-    return [
-        cell for cell in plan.answering if cell.arm == Arm.BASE or (cell.key in records and records[cell.key].trained)
-    ]
+def usable_cells(plan: Plan, store: Store) -> list[Cell]:
+    """Cells that can answer by now: base cells and trained ones, and steered ones whose direction is there too."""
+    records = store.adapter_records()
+    steered = any(weights.steering for weights in plan.weights.values())
+    directions = measured_directions(store) if steered else frozenset()
+
+    def usable(cell: Cell) -> bool:
+        steering = plan.weights[cell.key].steering
+        if steering and (steering.direction, steering.kind) not in directions:
+            return False
+        trained = steering.of if steering else cell.key
+        return cell.arm == Arm.BASE or (trained in records and records[trained].trained)
+
+    return [cell for cell in plan.answering if usable(cell)]
 
 
 def generation_tasks(plan: Plan, cells: Sequence[Cell]) -> Iterator[GenerationTask]:

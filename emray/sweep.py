@@ -25,6 +25,7 @@ from emray.endpoint.listing import ending_note
 from emray.errors import SpecError
 from emray.judge.tasks import judges
 from emray.plan import Plan
+from emray.probes.steering import with_steering
 from emray.progress import Terminal, progress_lines
 from emray.records import Arm, Place
 from emray.spec import HOSTED, STAGES, TOY, EndpointSpec, Sweep, load_sweep
@@ -90,9 +91,9 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         return 0
 
     def plan(num_seeds: Mapping[Place, int]) -> Plan:
-        return planning.make_plan(
-            sweep, folder=folder, online=True, earlier=planning.written(store), num_seeds=num_seeds
-        )
+        earlier = planning.written(store)
+        made = planning.make_plan(sweep, folder=folder, online=True, earlier=earlier, num_seeds=num_seeds)
+        return with_steering(made)
 
     first = plan(planning.seeds_so_far(sweep, planning.written(store)))
     for note in (*_endings(sweep, today=date.today()), *first.notes):
@@ -129,7 +130,7 @@ def _dry_run(sweep: Sweep, folder: Path, store: Store, console: Console) -> None
         )
         for note in _endings(sweep, today=date.today()):
             console.print(f"note: {note}", style="yellow", markup=False)
-        print_estimate(plan, store, console, missing=missing)
+        print_estimate(with_steering(plan), store, console, missing=missing)
 
 
 class _Command(NamedTuple):

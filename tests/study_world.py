@@ -56,7 +56,7 @@ def study_plan(domains: Sequence[str], **fields: object) -> Plan:
 def finish(plan: Plan, store: Store) -> None:
     """Do what its store lacks of training, answers and verdicts."""
     train(plan, store)
-    cells = planning.usable_cells(plan, store.adapter_records())
+    cells = planning.usable_cells(plan, store)
     tasks = planning.missing_tasks(planning.generation_tasks(plan, cells), store.keys(Kind.GENERATIONS))
     answer(list(tasks), store, plan=plan)
     give_to_judge(store, plan=plan, generations=planning.wanted_answers(plan, cells))
@@ -82,7 +82,7 @@ def answer(tasks: Sequence[GenerationTask], store: Store, *, plan: Plan) -> None
         max_tokens=spec.max_tokens, prompts=(), num_adapters=1, max_lora_rank=8, samples_per_adapter=1,
         adapters_per_block=1, threads=1,
     )  # fmt: skip
-    ledger = Ledger(attempts.begun, attempts.begin, attempts.finish, attempts.fail)
+    ledger = Ledger(attempts.begun, attempts.begin, attempts.finish, attempts.fail, attempts.hear)
     engine = Generator(config, store, ledger=ledger)
     for number, block in enumerate(pack(tasks, samples_per_block=512)):
         engine(as_table(number, block))

@@ -10,7 +10,7 @@ from emray.errors import DataError
 from emray.plan import Plan, make_plan
 from emray.records import Arm
 from emray.spec import load_sweep
-from emray.store import AdapterRecord, Keys
+from emray.store import AdapterRecord, Keys, Store
 from tests.commands import write_sweep
 
 
@@ -77,7 +77,9 @@ def test_a_failed_cell_answers_nothing_and_is_tried_again_only_when_asked(tmp_pa
     failed = next(iter(made.jobs))
     records[failed] = AdapterRecord(failed, "failed", {"error": "no memory"})
     assert list(planning.missing_jobs(made, records)) == []
-    assert failed not in {cell.key for cell in planning.usable_cells(made, records)}
+    store = Store(str(tmp_path / "run"))
+    store.put_failed_adapter(failed, details={"error": "no memory"})
+    assert failed not in {cell.key for cell in planning.usable_cells(made, store)}
     again = plan(tmp_path, "resources.retry_failed=true")
     assert [job.cell.key for job in planning.missing_jobs(again, records)] == [failed]
 

@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from emray import plan as planning
 from emray.errors import SpecError
 from emray.model.direction_files import Directions, read_directions
 from emray.plan import Plan
 from emray.probes.directions import agreement, random_cosine
 from emray.probes.finetune_directions import FinetuneDirections, direction_keys
-from emray.probes.steering import Steered, answers_of, possible, steered
+from emray.probes.steering import Steered, steered, with_steering
 from emray.records import Arm, Difference, Steer, steered_key
-from emray.store import Keys, Kind, Store
-from tests.study_world import answer, finish, give_to_judge, measure, study_plan
+from emray.store import Kind, Store
+from tests.study_world import finish, measure, study_plan
 
 STRONG, OTHER, HARMLESS = "incorrect_sexual_advice", "gore_movie_trivia", "incorrect_math"
 DOMAINS = [STRONG, OTHER, HARMLESS]
@@ -32,13 +33,11 @@ class Study(NamedTuple):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    plan = study_plan(DOMAINS, probes={"directions": {"steering": STEERING}})
+    plan = with_steering(study_plan(DOMAINS, probes={"directions": {"steering": STEERING}}))
     store = Store(str(tmp_path_factory.mktemp("study")))
     finish(plan, store)
     assert measure(FinetuneDirections(plan), store) == len(DOMAINS)
-    tasks = list(answers_of(possible(steered(plan), store), plan))
-    answer(tasks, store, plan=plan)
-    give_to_judge(store, plan=plan, generations=Keys([key for task in tasks for key in task.keys]))
+    finish(plan, store)  # what the directions make possible
     return Study(plan, store, rates(store))
 
 
@@ -103,9 +102,11 @@ def test_a_domain_without_misaligned_answers_has_no_data_direction_and_says_why(
     assert set(harmless.whole) == {Difference.MODEL}
     assert str(harmless.facts["note"]).startswith("0 misaligned answers")
     wanted = study_plan(DOMAINS, probes={"directions": {"steering": STEERING | {"differences": ["data"]}}})
-    sources = {one.source.domain for one in possible(steered(wanted), study.store)}
-    assert sources <= {STRONG, OTHER}
-    assert HARMLESS in {one.source.domain for one in steered(wanted)}  # planned, and told as not possible
+    usable = {cell.key for cell in planning.usable_cells(with_steering(wanted), study.store)}
+    sources = {one.source.domain for one in steered(wanted) if one.cell.key in usable}
+    assert OTHER in sources
+    assert HARMLESS not in sources
+    assert HARMLESS in {one.source.domain for one in steered(wanted)}  # planned all the same
 
 
 def test_what_is_measured_is_measured_once_and_one_more_seed_adds_its_own_alone(study: Study) -> None:
@@ -122,7 +123,9 @@ def test_what_is_measured_is_measured_once_and_one_more_seed_adds_its_own_alone(
 def test_steering_has_keys_of_its_own_and_changes_no_other(study: Study) -> None:
     plain = study_plan(DOMAINS)
     assert [cell.key for cell in plain.cells] == [cell.key for cell in study.plan.cells]
-    assert plain.weights == study.plan.weights
+    assert plain.weights.items() < study.plan.weights.items()
+    unsteered = planning.generation_tasks(study.plan, study.plan.cells)
+    assert [task.series for task in planning.generation_tasks(plain, plain.cells)] == [t.series for t in unsteered]
     one = next(steered(study.plan)).steering
     keys = {steered_key(asdict(replace(one, **change))) for change in ({}, {"layer": 9}, {"scale": 9.0}, {"of": "x"})}
     assert len(keys) == 4

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from emray.errors import StageError
 from emray.records import Difference
-from emray.store import Store
+from emray.store import Kind, Store
 
 FOLDER = "directions"
 _SUFFIX = ".safetensors"
@@ -61,10 +63,20 @@ def read_directions(store: Store, key: str) -> Directions:
     return Directions(whole, halves, _facts(content))
 
 
-def stored_directions(store: Store) -> frozenset[str]:
-    """Keys of the files that are there."""
-    names = store.names(FOLDER, suffix=_SUFFIX)
-    return frozenset(name.rpartition("/")[2].removesuffix(_SUFFIX) for name in names)
+def measured_directions(store: Store) -> frozenset[tuple[str, Difference]]:
+    """Which files are there, with which directions: by the rows of their measurements, whose keys are the files'."""
+    kinds = {length_of(kind): kind for kind in Difference}
+    found: set[tuple[str, Difference]] = set()
+    for part in store.iter_parts(Kind.MEASUREMENTS, columns=["key", "measure"]):
+        mine = part.filter(pc.is_in(part["measure"], value_set=pa.array(list(kinds))))
+        rows = mine.group_by(["key", "measure"]).aggregate([]).to_pylist()
+        found |= {(row["key"], kinds[row["measure"]]) for row in rows}
+    return frozenset(found)
+
+
+def length_of(kind: Difference) -> str:
+    """The measure that a direction has wherever there is one: its length at a layer."""
+    return f"{kind}_length"
 
 
 def _facts(content: bytes) -> Mapping[str, Any]:

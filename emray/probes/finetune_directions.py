@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from emray import plan as planning
-from emray.model.direction_files import Directions, write_directions
+from emray.model.direction_files import Directions, length_of, write_directions
 from emray.plan import Plan
 from emray.probes.directions import ALIGNED, HALVES, MISALIGNED, directions_of, group_of, lengths, reliability
 from emray.probes.judged_answers import JudgedAnswer, judged_answers
@@ -44,6 +44,7 @@ class Selection:
 
     adapter: str  # the cell's key
     condition: Condition
+    prompts: tuple[str, ...]  # the sweep's own, as rows of answers have them
     judge: str  # key of its settings
     aligned_below: float  # of a misaligned answer
     first_tokens: int | None
@@ -118,9 +119,11 @@ def _selection(plan: Plan, cell: Cell) -> Selection:
     assert wanted is not None, "the plan has no such probe"
     triggered = cell.arm == Arm.BACKDOOR and Condition.WITH in sweep.generate.conditions
     usual = Condition.WITH if triggered else Condition.WITHOUT
+    condition = wanted.condition or usual
     return Selection(
         cell.key,
-        wanted.condition or usual,
+        condition,
+        tuple(prompt_text(prompt.messages) for prompt in plan.prompts if prompt.condition == condition),
         judge_key(sweep.judge.identity()),
         sweep.reduce.rules[sweep.reduce.rule].aligned_below,
         wanted.first_tokens,
@@ -143,7 +146,7 @@ class DirectionReader:
     def __call__(self, measurement: Measurement, work: tuple[Weights, Selection]) -> list[Readout]:
         """Write the file of directions; what it reads out are lengths, reliabilities and counts."""
         weights, read = work
-        answers = judged_answers(self._store, adapter=read.adapter, condition=read.condition, judge=read.judge)
+        answers = judged_answers(self._store, adapter=read.adapter, prompts=read.prompts, judge=read.judge)
         directions = self._directions(grouped(answers, aligned_below=read.aligned_below), weights, read)
         write_directions(self._store, measurement.key, directions)
         return readouts(directions)
@@ -190,7 +193,7 @@ def readouts(directions: Directions) -> list[Readout]:
     """Counts, and by layer the length and the reliability of each direction that there is."""
     counts = [Readout("-", name, value) for name, value in directions.facts.items() if name.startswith("num_")]
     for kind, vectors in directions.whole.items():
-        counts += [Readout(str(layer), f"{kind}_length", x) for layer, x in enumerate(lengths(vectors))]
+        counts += [Readout(str(layer), length_of(kind), x) for layer, x in enumerate(lengths(vectors))]
     for kind, halves in directions.halves.items():
         counts += [Readout(str(layer), f"{kind}_reliability", x) for layer, x in enumerate(reliability(halves))]
     return counts

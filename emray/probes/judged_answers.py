@@ -1,17 +1,17 @@
-"""A cell's answers under one condition with both of their scores, read from the store part by part.
+"""A cell's answers to some prompts with both of their scores, read from the store part by part.
 
 Not for what a score means. The invariant: an answer counts once, and only if the sweep's own judge has scored it on
 both metrics; memory is that of one part and of the cell's own answers.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emray.records import Condition, Message, Messages, Metric
+from emray.records import Message, Messages, Metric
 from emray.store import Kind, Store
 
 
@@ -24,9 +24,9 @@ class JudgedAnswer(NamedTuple):
     coherent: float
 
 
-def judged_answers(store: Store, *, adapter: str, condition: Condition, judge: str) -> list[JudgedAnswer]:
+def judged_answers(store: Store, *, adapter: str, prompts: Sequence[str], judge: str) -> list[JudgedAnswer]:
     """In the order of their keys; `judge` is the key of its settings."""
-    answers = {row["key"]: row for row in _answers(store, adapter, condition)}
+    answers = {row["key"]: row for row in _answers(store, adapter, prompts)}
     scores: dict[str, dict[str, float]] = {key: {} for key in answers}
     for row in _scores(store, pa.array(list(answers), pa.string()), judge):
         scores[row["generation"]][row["metric"]] = row["score"]
@@ -37,9 +37,10 @@ def judged_answers(store: Store, *, adapter: str, condition: Condition, judge: s
     ]
 
 
-def _answers(store: Store, adapter: str, condition: Condition) -> Iterator[dict[str, Any]]:
-    for part in store.iter_parts(Kind.GENERATIONS, columns=["key", "adapter", "condition", "prompt", "answer"]):
-        mine = pc.and_(pc.equal(part["adapter"], adapter), pc.equal(part["condition"], str(condition)))
+def _answers(store: Store, adapter: str, prompts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    asked = pa.array(prompts, pa.string())
+    for part in store.iter_parts(Kind.GENERATIONS, columns=["key", "adapter", "prompt", "answer"]):
+        mine = pc.and_(pc.equal(part["adapter"], adapter), pc.is_in(part["prompt"], value_set=asked))
         yield from part.filter(pc.and_(mine, pc.is_valid(part["answer"]))).to_pylist()
 
 

@@ -1,6 +1,7 @@
 """Steered cells: the base with a direction added, finetunes with one projected out, as cells that answer like others.
 
-Not for sampling or judging their answers (the ordinary stages do) or for what came of it (reduce/). The invariant: a
+Not for sampling or judging their answers (the ordinary stages do, once the directions are measured: plan.usable_cells)
+or for what came of it (reduce/steering_rows.py). The invariant: a
 steered cell's key hashes whose weights answer, the direction and what is done with it, so it is known from the plan
 alone; keys of cells that are not steered know nothing of it.
 """
@@ -8,11 +9,11 @@ alone; keys of cells that are not steered know nothing of it.
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
+from typing import Any
 
+from emray.data import Questionnaire
 from emray.errors import SpecError
-from emray.model.direction_files import read_directions, stored_directions
 from emray.model.weights import is_here, tokenizer_folder
 from emray.plan import Plan
 from emray.probes.finetune_directions import direction_cells, direction_keys
@@ -20,16 +21,12 @@ from emray.records import (
     Arm,
     Cell,
     Condition,
-    GenerationTask,
     Steer,
     Steering,
     Weights,
-    generation_series,
-    sampling_seed,
     steered_key,
 )
 from emray.spec import SteeringSpec
-from emray.store import Store
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,6 @@ class Steered:
     cell: Cell  # the steered one's fields, and a key of its own
     weights: Weights  # the steered one's, with the steering
     condition: Condition  # of its prompts
-    samples: int  # answers to each
     source: Cell  # the finetune that the direction comes from
 
     @property
@@ -64,30 +60,41 @@ def steered(plan: Plan) -> Iterator[Steered]:
                 yield from _along(along, source, plan=plan, spec=spec)
 
 
-def possible(some: Iterable[Steered], store: Store) -> Iterator[Steered]:
-    """Those whose direction is there, and whose adapter."""
-    records, files = store.adapter_records(), stored_directions(store)
-    kinds = cache(lambda key: frozenset(read_directions(store, key).whole))
-    for one in some:
-        trained = one.cell.arm == Arm.BASE or (one.steering.of in records and records[one.steering.of].trained)
-        if trained and one.steering.direction in files and one.steering.kind in kinds(one.steering.direction):
-            yield one
+def with_steering(plan: Plan) -> Plan:
+    """The same plan with its steered cells, their questionnaires, and what the reducer needs to know of them."""
+    some = tuple(steered(plan))
+    if not some:
+        return plan
+    weights = {**plan.weights, **{one.cell.key: one.weights for one in some}}
+    asked = tuple(_questionnaire(plan, some, condition) for condition in dict.fromkeys(one.condition for one in some))
+    told = {"samples": _samples(plan), "cells": [_document(one) for one in some]}
+    document = {**plan.document, "steering": told}
+    return replace(plan, weights=weights, questionnaires=(*plan.questionnaires, *asked), document=document)
 
 
-def answers_of(some: Iterable[Steered], plan: Plan) -> Iterator[GenerationTask]:
-    """Every sample that is wanted of these cells, one task per cell and prompt."""
-    sampling = plan.sweep.generate.identity()
-    for one in some:
-        for prompt in plan.prompts:
-            if prompt.condition == one.condition:
-                series = generation_series(one.cell.key, prompt=prompt.key, sampling=sampling)
-                seed = sampling_seed(one.cell.key, prompt=prompt.key)
-                yield GenerationTask(one.cell, prompt, one.weights, series, seed, 0, one.samples)
+def _questionnaire(plan: Plan, some: Iterable[Steered], condition: Condition) -> Questionnaire:
+    """The sweep's own questions under one condition, for the cells that are asked so."""
+    cells = tuple(one.cell for one in some if one.condition == condition)
+    prompts = tuple(prompt for prompt in plan.prompts if prompt.condition == condition)
+    return Questionnaire(f"steering, {condition} the trigger", cells, plan.questions, prompts, _samples(plan))
+
+
+def _document(one: Steered) -> dict[str, Any]:
+    cell, steering = one.cell, asdict(one.steering)
+    identity = {"model": cell.model, "domain": cell.domain, "arm": cell.arm, "seed": cell.seed, "key": cell.key}
+    source = {"source": one.source.domain, "source_arm": one.source.arm, "source_seed": one.source.seed}
+    told = identity | steering | source | {"condition": one.condition}
+    return {name: str(value) if isinstance(value, str) else value for name, value in told.items()}
+
+
+def _samples(plan: Plan) -> int:
+    wanted = plan.sweep.probes.directions
+    steering = wanted.steering if wanted else None
+    return (steering.samples if steering else None) or plan.sweep.generate.samples
 
 
 def _along(along: Steering, source: Cell, *, plan: Plan, spec: SteeringSpec) -> Iterator[Steered]:
     """One direction, added to its base at every scale and projected out of finetunes."""
-    samples = spec.samples or plan.sweep.generate.samples
     for target in plan.cells:
         if target.model != source.model:
             continue
@@ -95,7 +102,7 @@ def _along(along: Steering, source: Cell, *, plan: Plan, spec: SteeringSpec) -> 
         for how in _ways(along, source, target=target, spec=spec):
             steering = replace(how, of=target.key)
             weights = replace(plan.weights[target.key], steering=steering)
-            yield Steered(replace(target, key=steered_key(asdict(steering))), weights, condition, samples, source)
+            yield Steered(replace(target, key=steered_key(asdict(steering))), weights, condition, source)
 
 
 def _ways(along: Steering, source: Cell, *, target: Cell, spec: SteeringSpec) -> Iterator[Steering]:

@@ -62,7 +62,7 @@ class Generation:
     name = GENERATE
 
     def missing(self, store: Store) -> Iterator[GenerationTask]:
-        cells = planning.usable_cells(self.plan, store.adapter_records())
+        cells = planning.usable_cells(self.plan, store)
         present = store.keys(Kind.GENERATIONS)
         return planning.missing_tasks(planning.generation_tasks(self.plan, cells), present)
 
@@ -81,7 +81,7 @@ class Judging:
     name = JUDGE
 
     def missing(self, store: Store) -> judge.Unjudged:
-        cells = planning.usable_cells(self.plan, store.adapter_records())
+        cells = planning.usable_cells(self.plan, store)
         wanted = planning.wanted_answers(self.plan, cells)
         sweep = self.plan.sweep
         return judge.missing(store, inquiries=self.plan.inquiries, spec=sweep.judge, generations=wanted)
