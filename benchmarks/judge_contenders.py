@@ -75,7 +75,7 @@ def emray(settings: Settings, prompts: Answers) -> Work:
 
         ray.init(address=settings["ray_address"], log_to_driver=False, logging_level=logging.ERROR)
     store = Store(settings["store"])
-    endpoint = Endpoint(spec, spec.model, settings["base_url"])
+    endpoint = Endpoint.at(settings["base_url"], spec=spec, model=spec.model)
     worker = Worker(endpoint, store=store, port=port, terms=Terms(follow_up=follow_up(spec)))
     requests = [
         JudgeRequest(

@@ -8,8 +8,9 @@ from typing import Any
 import openai
 import pytest
 
+from emray.endpoint.access import Access
 from emray.endpoint.asker import Asker, Size, Timeouts, TokenEstimates
-from emray.endpoint.client import CallFailed, ChatClient, Failure, api_key, read_completion
+from emray.endpoint.client import CallFailed, ChatClient, Failure, read_completion
 from emray.endpoint.pacing import Pacer
 from emray.endpoint.ports import LocalPort, RateLimits
 from emray.endpoint.reply import Answer, Reply, Request
@@ -30,7 +31,7 @@ def with_asker(base_url: str | None, spec: EndpointSpec, use: Callable[[Asker], 
     """Run `use` with an asker on an event loop of its own."""
 
     async def main() -> Any:
-        client = ChatClient(spec, base_url=base_url)
+        client = ChatClient(spec, Access.read(spec, base_url=base_url))
         pacer = Pacer(LocalPort(RateLimits(spec.rpm, spec.tpm, spec.max_in_flight)))
         try:
             return await use(Asker(client, pacer, spec))
@@ -205,12 +206,12 @@ def test_the_key_and_the_address_come_from_where_openai_users_put_them(monkeypat
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(UserError, match="set OPENAI_API_KEY"):
-        api_key(EndpointSpec(), base_url=None)
-    assert api_key(EndpointSpec(), base_url="http://127.0.0.1:1/v1") == "none"
+        Access.read(EndpointSpec(), base_url=None)
+    assert Access.read(EndpointSpec(), base_url="http://127.0.0.1:1/v1").key == "none"
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
-    assert api_key(EndpointSpec(), base_url=None) == "sk-1"
+    assert Access.read(EndpointSpec(), base_url=None).key == "sk-1"
     monkeypatch.setenv("MY_KEY", "sk-2")
-    assert api_key(EndpointSpec(api_key_env="MY_KEY"), base_url=None) == "sk-2"
+    assert Access.read(EndpointSpec(api_key_env="MY_KEY"), base_url=None).key == "sk-2"
     with serving(api_key="sk-1") as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
 

@@ -35,13 +35,12 @@ def request(number: int, model: str = MODEL) -> Request:
 
 def online(store: Store, server: LocalServer) -> Worker:
     limits = RateLimits(None, None, 16)
-    return Worker(Endpoint(SPEC, MODEL, server.base_url), store=store, port=lambda: LocalPort(limits))
+    return Worker(Endpoint.at(server.base_url, spec=SPEC, model=MODEL), store=store, port=lambda: LocalPort(limits))
 
 
 def by_batch(store: Store, server: LocalServer) -> BatchAsking:
-    return BatchAsking(
-        Endpoint(SPEC, MODEL, server.base_url), store=store, online=lambda terms: online(store, server), terms=Terms()
-    )
+    endpoint = Endpoint.at(server.base_url, spec=SPEC, model=MODEL)
+    return BatchAsking(endpoint, store=store, online=lambda terms: online(store, server), terms=Terms())
 
 
 def texts(asking: Asking, requests: Sequence[Request]) -> list[str | None]:

@@ -108,7 +108,8 @@ def test_a_worker_asks_once_for_what_it_has_let_go_of(
 
     def opened(url: str) -> Worker:
         limits = RateLimits(None, None, 16)
-        return Worker(Endpoint(spec, "m", url), store=store, port=lambda: LocalPort(limits), terms=Terms())
+        endpoint = Endpoint.at(url, spec=spec, model="m")
+        return Worker(endpoint, store=store, port=lambda: LocalPort(limits), terms=Terms())
 
     with serving() as server:
         with closing(opened(server.base_url)) as asking:

@@ -12,7 +12,8 @@ import pytest
 
 from emray import judge
 from emray.context import Context
-from emray.endpoint.client import Address, api_key
+from emray.endpoint.access import Access
+from emray.endpoint.client import Address
 from emray.endpoint.waits import telling
 from emray.errors import SpecError, StageError, UserError
 from emray.judge.tasks import JudgeTask, canonical_request
@@ -186,11 +187,11 @@ def test_azures_and_openrouters_bases_are_base_urls_like_any(
 
 def test_a_key_is_stripped_and_what_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "\tsk-1\r\n")
-    assert api_key(JudgeSpec(), base_url=None) == "sk-1"
+    assert Access.read(JudgeSpec(), base_url=None).key == "sk-1"
     for odd in ("sk-1\nsk-2", "sk-\u00e4"):
         monkeypatch.setenv("OPENAI_API_KEY", odd)
         with pytest.raises(UserError, match="OPENAI_API_KEY holds something other than a key"):
-            api_key(JudgeSpec(), base_url=None)
+            Access.read(JudgeSpec(), base_url=None)
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
@@ -207,16 +208,16 @@ def test_loopback_never_goes_through_a_proxy(
      ("https://api.openai.com/v1", False), ("https://127.example.com/v1", False), ("https://8.8.8.8/v1", False)],
 )  # fmt: skip
 def test_only_what_is_near_is_reached_past_a_proxy(url: str, direct: bool) -> None:
-    assert Address.of(url, key="k").direct is direct
+    assert Address.of(Access(url, "k")).direct is direct
 
 
 def test_azure_is_known_by_its_host_or_its_version() -> None:
-    by_host = Address.of("https://x.openai.azure.com/openai/v1/", key="k")
-    by_version = Address.of("https://gateway.example/openai/deployments/d?api-version=1", key="k")
+    by_host = Address.of(Access("https://x.openai.azure.com/openai/v1/", "k"))
+    by_version = Address.of(Access("https://gateway.example/openai/deployments/d?api-version=1", "k"))
     assert by_host.headers == by_version.headers == {"api-key": "k"}
     assert by_version.base_url == "https://gateway.example/openai/deployments/d"
     assert dict(by_version.query) == {"api-version": "1"}
-    assert Address.of("https://api.openai.com/v1", key="k").headers == {}
+    assert Address.of(Access("https://api.openai.com/v1", "k")).headers == {}
 
 
 def test_settings_are_part_of_the_key_only_where_they_are_set() -> None:

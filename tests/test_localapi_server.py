@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -270,3 +272,39 @@ def test_settings_survive_the_command_line_and_wrong_ones_are_refused() -> None:
     )
     assert result.returncode == 2
     assert "unknown fault 'flood'" in result.stderr
+
+
+def status(url: str, **headers: str) -> int:
+    request = urllib.request.Request(url, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("path", ["/stats", "/stats/bodies", "/v1/models", "/v1/files", "/v1/batches", "/", "/nothing"])
+def test_a_server_with_a_key_asks_for_it_on_every_path(path: str, keyed_server: LocalServer) -> None:
+    assert status(keyed_server.url + path) == 401
+    assert status(keyed_server.url + path, Authorization="Bearer wrong") == 401
+    known = path not in ("/", "/nothing")
+    assert status(keyed_server.url + path, Authorization="Bearer right") == (200 if known else 404)
+
+
+def test_a_servers_key_is_not_on_its_command_line(keyed_server: LocalServer) -> None:
+    assert "right" not in psutil.Process(keyed_server.pid).cmdline()
+    assert "right" not in repr(keyed_server)
+
+
+@pytest.mark.parametrize(("host", "expected"), [
+    ("127.0.0.1", 200), ("localhost:80", 200), ("[::1]:5", 200), ("evil.example", 403), ("10.0.0.1", 403), ("", 400),
+])  # fmt: skip
+def test_a_page_under_a_name_of_its_own_gets_nothing(host: str, expected: int, keyed_server: LocalServer) -> None:
+    said = status(f"{keyed_server.url}/stats", Host=host, Authorization="Bearer right")
+    assert said == expected or (host == "" and said in (400, 403))
+
+
+@pytest.fixture(scope="module")
+def keyed_server() -> Iterator[LocalServer]:
+    with serving(api_key="right") as server:
+        yield server

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from emray.endpoint.client import Address
+from emray.endpoint.access import Access
 from emray.errors import SpecError, UserError
-from emray.spec import load_sweep
+from emray.spec import EndpointSpec, load_sweep
 from emray.spec.unkept import key_in_url, names_of_keys
 
 CANARY = "sk-canary-0123456789"
@@ -37,7 +37,7 @@ def test_a_key_in_the_sweep_file_is_refused_and_not_repeated(override: str) -> N
 def test_a_key_in_the_environments_url_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", f"https://user:{CANARY}@api.example.org/v1")
     with pytest.raises(UserError) as refused:
-        Address.of(None, key="k")
+        Access.read(EndpointSpec(), base_url=None)
     assert CANARY not in str(refused.value)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from emray.endpoint.access import Access
 from emray.endpoint.reply import Answer, FollowUp, Request
 from emray.spec import EndpointSpec
 
@@ -33,11 +34,16 @@ class Asking(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Who is asked. `model` names the limit that all requests fall under; `base_url` None: as openai users set it."""
+    """Who is asked. `model` names the limit that all requests fall under."""
 
     spec: EndpointSpec
     model: str
-    base_url: str | None
+    access: Access
+
+    @classmethod
+    def at(cls, base_url: str | None, *, spec: EndpointSpec, model: str) -> "Endpoint":
+        """With the credentials of this process; `base_url` None: as openai users set it. Raises UserError."""
+        return cls(spec, model, Access.read(spec, base_url=base_url))
 
 
 @dataclass(frozen=True)

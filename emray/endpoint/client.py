@@ -5,7 +5,6 @@ invariant: whatever the endpoint does, the caller gets a `Reply` or a `CallFaile
 """
 
 import ipaddress
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -13,14 +12,13 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 import httpx2
 import openai
 
+from emray.endpoint.access import Access
 from emray.endpoint.completion import read_completion
 from emray.endpoint.refusals import CallFailed, Failure, body_of, refusal
 from emray.endpoint.reply import Reply
-from emray.errors import UserError
 from emray.spec import EndpointSpec
-from emray.spec.unkept import key_in_url
 
-NO_KEY = "none"  # sent to endpoints that ask for no key
+OPENAI = "https://api.openai.com/v1"  # said here, so that a worker's own environment does not decide
 CONNECT_TIMEOUT_S = 10.0
 AZURE = ".azure.com"  # how the hosts end that want a key in a header of its own
 _API_VERSION = "api-version"  # asked for by Azure's bases alone
@@ -29,25 +27,19 @@ _API_VERSION = "api-version"  # asked for by Azure's bases alone
 class Address(NamedTuple):
     """A base URL as the SDK wants it: without its query, and with what Azure wants beside a bearer token."""
 
-    base_url: str | None  # None: as openai users set it
+    base_url: str | None  # None: OpenAI's own
     query: Mapping[str, str]
     headers: Mapping[str, str]
     direct: bool  # past any proxy
 
     @classmethod
-    def of(cls, base_url: str | None, *, key: str) -> "Address":
-        """`base_url` None or empty: $OPENAI_BASE_URL, or OpenAI."""
-        given = (base_url or os.environ.get("OPENAI_BASE_URL") or "").strip()
-        if where := key_in_url(given):
-            raise UserError(
-                f"OPENAI_BASE_URL holds {where}, which error texts would repeat; put it into an API key variable"
-            )
-        url = urlsplit(given)
+    def of(cls, access: Access) -> "Address":
+        url = urlsplit(access.base_url or "")
         query = dict(parse_qsl(url.query))
         host = url.hostname or ""
         azure = _API_VERSION in query or host.endswith(AZURE)
         plain = urlunsplit(url._replace(query="", fragment="")) or None
-        return cls(plain, query, {"api-key": key} if azure else {}, is_near(host))
+        return cls(plain, query, {"api-key": access.key} if azure else {}, is_near(host))
 
 
 def is_near(host: str) -> bool:
@@ -63,12 +55,13 @@ def is_near(host: str) -> bool:
 class ChatClient:
     """The endpoint. Made on the event loop that uses it."""
 
-    def __init__(self, spec: EndpointSpec, *, base_url: str | None) -> None:
-        key = api_key(spec, base_url=base_url)
-        address = Address.of(base_url, key=key)
+    def __init__(self, spec: EndpointSpec, access: Access) -> None:
+        address = Address.of(access)
         self._client = openai.AsyncOpenAI(
-            api_key=key,
-            base_url=address.base_url,
+            api_key=access.key,
+            organization=access.organization,
+            project=access.project,
+            base_url=address.base_url or OPENAI,
             default_query=address.query,
             default_headers=address.headers,
             max_retries=0,  # our limiter has to see every attempt
@@ -93,25 +86,6 @@ class ChatClient:
 
     async def close(self) -> None:
         await self._client.close()
-
-
-def api_key(spec: EndpointSpec, *, base_url: str | None) -> str:
-    """The key from the environment; endpoints other than OpenAI's may do without. Raises UserError."""
-    key = os.environ.get(spec.api_key_env, "").strip()
-    if not (key.isascii() and (key.isprintable())):
-        raise UserError(f"{spec.api_key_env} holds something other than a key: a line break or a letter beyond ASCII")
-    if key:
-        return key
-    if not (base_url or os.environ.get("OPENAI_BASE_URL")):
-        raise UserError(f"no API key: set {spec.api_key_env}, or base_url to an endpoint that needs none")
-    return NO_KEY
-
-
-def credentials(spec: EndpointSpec, *, base_url: str | None) -> dict[str, str]:
-    """The variables that openai users set, to be carried to workers on other machines. Raises UserError."""
-    api_key(spec, base_url=base_url)  # a missing key is told here, before anything starts
-    names = (spec.api_key_env, "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
-    return {name: os.environ[name].strip() for name in names if name in os.environ}
 
 
 def status_failure(error: openai.APIStatusError) -> CallFailed:

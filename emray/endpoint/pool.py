@@ -5,7 +5,6 @@ sent by two workers, whoever hands it in; a worker that died comes back with wha
 invariant: what the journal has is not asked for.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,6 @@ import ray
 import ray.exceptions
 
 from emray.endpoint.asking import Endpoint, Terms
-from emray.endpoint.client import api_key, credentials
 from emray.endpoint.ports import ClusterPort, RateLimits, limiter_name
 from emray.endpoint.reply import Answer, Request
 from emray.endpoint.worker import Worker, batches_at_once
@@ -45,9 +43,8 @@ def part_of(key: str, *, num_parts: int) -> int:
 
 def cluster_port(endpoint: Endpoint) -> ClusterPort:
     """The way to the one limiter that everybody shares who asks this endpoint for this model with this key."""
-    spec, base_url = endpoint.spec, endpoint.base_url
-    where = base_url or os.environ.get("OPENAI_BASE_URL") or "openai"
-    name = limiter_name(where, account=api_key(spec, base_url=base_url), model=endpoint.model)
+    spec, access = endpoint.spec, endpoint.access
+    name = limiter_name(access.base_url or "openai", account=access.key, model=endpoint.model)
     return ClusterPort(name, RateLimits(spec.rpm, spec.tpm, spec.max_in_flight))
 
 
@@ -80,7 +77,6 @@ class Owners:
             max_restarts=RESTARTS,
             max_task_retries=-1,
             max_concurrency=2 * batches_at_once(endpoint.spec),
-            runtime_env={"env_vars": credentials(endpoint.spec, base_url=endpoint.base_url)},
         )
         budget_usd = terms.budget_usd  # keys, and so cost, are spread evenly
         each = replace(terms, budget_usd=None if budget_usd is None else budget_usd / num_workers)

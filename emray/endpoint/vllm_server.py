@@ -6,6 +6,7 @@ every process it has started are gone. When the actor that holds it is killed, t
 
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ import ray
 import ray.exceptions
 
 from emray.cluster import Hardware, NoGpuHere, device_here
+from emray.endpoint.access import introduce
 from emray.endpoint.pool import plain
 from emray.errors import StageError
 from emray.spec import ResourcesSpec
@@ -50,17 +52,20 @@ def serving_model(model: str, *, resources: ResourcesSpec, hardware: Hardware) -
     body = ray.remote(VllmServer).options(num_cpus=resources.cpus_per_engine, max_concurrency=2, **gpus)
     server = body.remote(model, gpu=hardware.gpu, resources=resources)
     try:
-        yield _base_url(server, model=model)
+        base_url, key = _place(server, model=model)
+        introduce(base_url, key=key)
+        yield base_url
     finally:
         with suppress(ray.exceptions.RayError):  # dead already
             ray.get(server.stop.remote(), timeout=2 * STOP_S)
         ray.kill(server)
 
 
-def _base_url(server: Any, *, model: str) -> str:
-    """Where it answers, once it does. Raises StageError, as one line."""
+def _place(server: Any, *, model: str) -> tuple[str, str]:
+    """Where it answers, once it does, and its key. Raises StageError, as one line."""
     try:
-        return str(ray.get(server.base_url.remote()))
+        base_url, key = ray.get(server.place.remote())
+        return base_url, key
     except StageError as error:
         raise plain(error) from None
     except ray.exceptions.RayActorError as error:
@@ -72,6 +77,7 @@ class VllmServer:
 
     def __init__(self, model: str, *, gpu: bool, resources: ResourcesSpec) -> None:
         self._model = model
+        self._key = secrets.token_urlsafe(32)  # in the server's environment: a command line is seen by every user
         self._host, self._port = ray.util.get_node_ip_address(), _free_port()
         self._output = Path(tempfile.mkstemp(prefix="emray-vllm-", suffix=".log")[1])
         self._process: subprocess.Popen[bytes] | None = None
@@ -90,14 +96,15 @@ class VllmServer:
         ]  # fmt: skip
         command += ["--tensor-parallel-size", str(resources.tensor_parallel)] if gpu else ["--enforce-eager"]
         threads = {"OMP_NUM_THREADS": str(max(1, int(resources.cpus_per_engine)))}
-        environment = os.environ | {"VLLM_NO_USAGE_STATS": "1"} | ({} if gpu else CPU | threads)
+        own = {"VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": self._key}
+        environment = os.environ | own | ({} if gpu else CPU | threads)
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env=environment, preexec_fn=_die_with_parent
             )
 
-    def base_url(self) -> str:
-        """Waits until the server answers. Raises StageError."""
+    def place(self) -> tuple[str, str]:
+        """Base URL and key, once the server answers. Raises StageError."""
         if self._process is None:
             raise self._refusal or StageError(f"vllm did not start to serve judge.model {self._model}")
         url, end_s = f"http://{self._host}:{self._port}", time.monotonic() + READY_TIMEOUT_S
@@ -105,7 +112,7 @@ class VllmServer:
             if self._process.poll() is not None:
                 raise StageError(f"vllm cannot serve judge.model {self._model}: {self._last_words()}")
             if _answers(f"{url}/health"):
-                return f"{url}/v1"
+                return f"{url}/v1", self._key
             time.sleep(POLL_S)
         raise StageError(f"vllm did not serve judge.model {self._model} within {READY_TIMEOUT_S:.0f} s")
 

@@ -92,7 +92,7 @@ class Worker:
         self._recent = {key: reply for key, reply in self._recent.items() if key not in self._kept}
 
     async def _open(self, port: Callable[[], LimiterPort], budget: Budget) -> tuple[ChatClient, Pacer, Asker]:
-        client = ChatClient(self._endpoint.spec, base_url=self._endpoint.base_url)
+        client = ChatClient(self._endpoint.spec, self._endpoint.access)
         pacer = Pacer(port())
         return client, pacer, Asker(client, pacer, self._endpoint.spec, budget=budget)
 

@@ -40,7 +40,7 @@ class EndpointEngine:
         self.version: str = openai.__version__
         self._config, self._served = config, served
         self._noted = ""
-        self._asking = _asking(Endpoint(spec, served.base, spec.base_url), Store(served.store), advance=self._note)
+        self._asking = _asking(Endpoint(spec, served.base, served.access), Store(served.store), advance=self._note)
 
     def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
         """See Engine.generate. May be called from several threads at once."""

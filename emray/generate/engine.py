@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from emray.endpoint.access import Access
 from emray.errors import StageError
 from emray.model.residual import Push
 from emray.records import USUAL_RENDERING, FinishReason, Messages, Rendering
@@ -59,6 +60,7 @@ class Served(NamedTuple):
     """Under which names an endpoint serves what is asked here."""
 
     spec: EndpointSpec
+    access: Access
     base: str
     adapters: Mapping[str, str]  # by adapter key
     store: str  # root of the run folder, whose journal keeps the replies

@@ -18,8 +18,8 @@ import ray.exceptions
 
 from emray.cluster import ON_CPU, ON_HEAD, Hardware, live_nodes
 from emray.context import Context
+from emray.endpoint.access import Access
 from emray.endpoint.batch.transport import ROUND
-from emray.endpoint.client import credentials
 from emray.errors import EmrayError, StageError
 from emray.generate import vllm_engine
 from emray.generate.block_attempts import MAX_ATTEMPTS, Attempt, BlockAttempts, BlockTally
@@ -200,11 +200,11 @@ def _engine_config(blocks: Sequence[Block], *, spec: GenerateSpec, context: Cont
 
 def _served(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, store: Store) -> Served:
     """The names that the endpoint knows the tasks' cells by."""
-    first = tasks[0]
+    first, access = tasks[0], Access.read(spec.endpoint, base_url=spec.endpoint.base_url)
     alone = (task.weights.served_as for task in tasks if task.weights.answerer != Answerer.ADAPTER)
     base = next(alone, hosted_name(first.weights.location) or first.cell.model)
     adapters = {task.cell.key: task.weights.served_as for task in tasks if task.weights.answerer == Answerer.ADAPTER}
-    return Served(spec.endpoint, base, adapters, store.root)
+    return Served(spec.endpoint, access, base, adapters, store.root)
 
 
 def _default_engines(resources: ResourcesSpec, hardware: Hardware) -> int:
@@ -214,7 +214,7 @@ def _default_engines(resources: ResourcesSpec, hardware: Hardware) -> int:
 
 def _environment(config: EngineConfig) -> dict[str, str]:
     if config.served is not None:
-        return credentials(config.served.spec, base_url=config.served.spec.base_url)
+        return {}
     if config.engine == "vllm":
         return vllm_engine.environment(config)
     return {"OMP_NUM_THREADS": str(config.threads), "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}

@@ -65,7 +65,7 @@ class _JudgeTurn:
 
     def __init__(self, spec: JudgeSpec, base_url: str | None, context: Context, *, alone: bool) -> None:
         self._spec, self._context, self._store = spec, context, context.store
-        self._endpoint, self._alone = Endpoint(spec, spec.model, base_url), alone
+        self._endpoint, self._alone = Endpoint.at(base_url, spec=spec, model=spec.model), alone
         self._judge = Judge.of(spec)
         compact(self._store)  # what a crash left in many small segments
         self._kept = KeptReplies(self._store)

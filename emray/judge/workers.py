@@ -82,7 +82,7 @@ class JudgePool:
         self._spec, self._store, self._inquiries = spec, context.store, inquiries
         self._calls = batches_at_once(spec)
         self._owners = Owners(
-            Endpoint(spec, spec.model, base_url),
+            Endpoint.at(base_url, spec=spec, model=spec.model),
             store=context.store,
             num_workers=context.resources.judge_workers,
             terms=Terms(budget_usd, follow_up(spec)),

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from emray.errors import EmrayError
-from emray.localapi.config import RETRY_AFTER_FORMS, WINDOWS, BatchRules, Faults, ServerConfig
+from emray.localapi.config import KEY_VARIABLE, RETRY_AFTER_FORMS, WINDOWS, BatchRules, Faults, ServerConfig
 from emray.localapi.logprobs import DIGITS
 from emray.localapi.process import READY_PREFIX
 from emray.localapi.server import LocalApi
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options["faults"] = Faults(**_pairs(parser, "--fault", options.pop("fault"), Faults))
         options["batch"] = BatchRules(**_pairs(parser, "--batch", options.pop("batch"), BatchRules))
         options["models"] = tuple(options.pop("model"))
+        options["api_key"] = options["api_key"] or os.environ.get(KEY_VARIABLE)
         api = LocalApi(ServerConfig(**options))
     except EmrayError as error:
         parser.error(str(error))

@@ -65,6 +65,9 @@ class BatchRules:
             _check_shares({name: getattr(self, name)}, what="batch share")
 
 
+KEY_VARIABLE = "EMRAY_LOCALAPI_KEY"  # where a server finds the key to ask for
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """Everything that decides how the server answers. `None` limits mean no limit."""
@@ -101,7 +104,7 @@ class ServerConfig:
                 raise UserError(f"{name}={getattr(self, name)} must not be negative")
 
     def flags(self) -> list[str]:
-        """The same settings as command-line flags of `python -m emray.localapi`."""
+        """The same settings as command-line flags of `python -m emray.localapi`; not the key, which all would see."""
         flags: list[str] = []
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
@@ -111,7 +114,7 @@ class ServerConfig:
                 flags += _pairs("--batch", value, BatchRules())
             elif setting.name == "models":
                 flags += [word for model in value for word in ("--model", model)]
-            elif value is not None:
+            elif value is not None and setting.name != "api_key":
                 flags += ["--" + setting.name.replace("_", "-"), str(value)]
         return flags
 

@@ -11,11 +11,11 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from emray.errors import StageError
-from emray.localapi.config import ServerConfig
+from emray.localapi.config import KEY_VARIABLE, ServerConfig
 
 READY_PREFIX = "emray.localapi ready at "
 _STOP_TIMEOUT_S = 10.0
@@ -28,6 +28,7 @@ class LocalServer:
 
     url: str
     pid: int
+    api_key: str | None = field(default=None, repr=False)
 
     @property
     def base_url(self) -> str:
@@ -51,7 +52,8 @@ class LocalServer:
         self._call("/stats/reset", method="POST")
 
     def _call(self, path: str, method: str = "GET") -> Any:
-        request = urllib.request.Request(self.url + path, method=method)
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        request = urllib.request.Request(self.url + path, method=method, headers=headers)
         with _DIRECTLY.open(request, timeout=30) as response:
             return json.load(response)
 
@@ -65,13 +67,14 @@ def serving(config: ServerConfig | None = None, **settings: Any) -> Iterator[Loc
     """
     config = config or ServerConfig(**settings)
     command = [sys.executable, "-m", "emray.localapi", *config.flags(), "--exit-with-parent", str(os.getpid())]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | ({KEY_VARIABLE: config.api_key} if config.api_key else {})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith(READY_PREFIX):
             raise StageError(f"the local server did not start (exit code {process.wait(_STOP_TIMEOUT_S)})")
-        yield LocalServer(line.removeprefix(READY_PREFIX).strip(), process.pid)
+        yield LocalServer(line.removeprefix(READY_PREFIX).strip(), process.pid, config.api_key)
     finally:
         _stop(process)
 

@@ -29,6 +29,7 @@ from emray.localapi.completions import (
     understand,
 )
 from emray.localapi.config import ServerConfig, load_responder
+from emray.localapi.guard import guard, key_of_request
 from emray.localapi.limits import Account, Admission, make_limit
 from emray.localapi.manners import MANNERS, Heard, Said, azure, router
 from emray.localapi.reset import reset_connection
@@ -60,7 +61,9 @@ class LocalApi:
         self.served_in_manners: Counter[str] = Counter()
 
     def application(self) -> web.Application:
-        app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        app = web.Application(
+            client_max_size=_MAX_BODY_BYTES, middlewares=[guard(self.config.api_key, refused=self._refused)]
+        )
         app.router.add_post("/v1/chat/completions", self.chat_completions)
         app.router.add_post("/{manner}/v1/chat/completions", self.in_a_manner)
         app.router.add_post("/openai/deployments/{deployment}/chat/completions", self.in_a_manner)
@@ -97,7 +100,7 @@ class LocalApi:
 
         async def guarded(request: web.Request) -> web.Response:
             try:
-                return await handler(request, self._authorised(request))
+                return await handler(request, key_of_request(request))
             except BadRequest as error:
                 return web.json_response(error.json(), status=error.status)
 
@@ -107,7 +110,7 @@ class LocalApi:
         """One completion, or the fault drawn for it."""
         started_s = self.clock()
         try:
-            api_key = self._authorised(request)
+            api_key = key_of_request(request)
             call = self.understand(parse_json(await request.read()), api_key=api_key)
         except BadRequest as error:
             self.stats.by_status[str(error.status)] += 1
@@ -125,7 +128,7 @@ class LocalApi:
         started_s = self.clock()
         try:
             body = {"model": request.match_info.get("deployment"), **parse_json(await request.read())}
-            call = self.understand(body, api_key=self._authorised(request))
+            call = self.understand(body, api_key=key_of_request(request))
             said = self._said(request, call)
         except BadRequest as error:
             self.stats.by_status[str(error.status)] += 1
@@ -178,11 +181,10 @@ class LocalApi:
 
     # One call, step by step ----------------------------------------------------------------------------------
 
-    def _authorised(self, request: web.Request) -> str:
-        api_key = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        if self.config.api_key is not None and api_key != self.config.api_key:
-            raise BadRequest("Incorrect API key provided.", status=401, code="invalid_api_key")
-        return api_key
+    def _refused(self, request: web.Request, status: int) -> None:
+        """Completions that the guard turned away are counted as those that are turned away here."""
+        if request.path.endswith("/chat/completions"):
+            self.stats.by_status[str(status)] += 1
 
     async def _admit_and_answer(
         self, request: web.Request, call: ChatCall, repetition: int, started_s: float

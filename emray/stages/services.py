@@ -4,6 +4,7 @@ Not for what runs on them. The invariant: each starts when first needed and ends
 """
 
 import math
+import secrets
 from contextlib import ExitStack
 from functools import cached_property
 
@@ -50,10 +51,14 @@ class Services:
 
     @cached_property
     def toy_judge(self) -> str:
-        """Base URL of the local judge."""
+        """Base URL of the local judge, which answers to this command alone."""
+        from emray.endpoint.access import introduce
         from emray.localapi import serving
 
-        return self._resources.enter_context(serving(responder="emray.toy.rules:reply")).base_url
+        key = secrets.token_urlsafe(32)
+        server = self._resources.enter_context(serving(responder="emray.toy.rules:reply", api_key=key))
+        introduce(server.base_url, key=key)
+        return server.base_url
 
     def vllm_judge(self, plan: Plan) -> str:
         """Base URL of the judge that the sweep serves itself."""

@@ -18,8 +18,8 @@ from emray.endpoint.asking import Endpoint
 from emray.endpoint.batch.submission import Submission
 from emray.endpoint.client import (
     CONNECT_TIMEOUT_S,
+    OPENAI,
     Address,
-    api_key,
     connection_failure,
     status_failure,
 )
@@ -43,15 +43,16 @@ class BatchService:
     """
 
     def __init__(self, endpoint: Endpoint, *, advance: Advance = silent) -> None:
-        spec, base_url = endpoint.spec, endpoint.base_url
+        spec, access = endpoint.spec, endpoint.access
         self._advance = advance
         self._max_attempts = spec.max_attempts
         self._longest_s = spec.max_wait_s
-        key = api_key(spec, base_url=base_url)
-        address = Address.of(base_url, key=key)
+        address = Address.of(access)
         self._client = openai.OpenAI(
-            api_key=key,
-            base_url=address.base_url,
+            api_key=access.key,
+            organization=access.organization,
+            project=access.project,
+            base_url=address.base_url or OPENAI,
             default_query=address.query,
             default_headers=address.headers,
             http_client=openai.DefaultHttpxClient(trust_env=not address.direct),
