@@ -52,19 +52,27 @@ def is_near(host: str) -> bool:
         return False
 
 
+def sdk_arguments(access: Access) -> dict[str, Any]:
+    """What a client of the SDK is made with. It never retries: our limiter has to see every attempt."""
+    address = Address.of(access)
+    return {
+        "api_key": access.key,
+        "organization": access.organization,
+        "project": access.project,
+        "base_url": address.base_url or OPENAI,
+        "default_query": address.query,
+        "default_headers": address.headers,
+        "max_retries": 0,
+    }
+
+
 class ChatClient:
     """The endpoint. Made on the event loop that uses it."""
 
     def __init__(self, spec: EndpointSpec, access: Access) -> None:
         address = Address.of(access)
         self._client = openai.AsyncOpenAI(
-            api_key=access.key,
-            organization=access.organization,
-            project=access.project,
-            base_url=address.base_url or OPENAI,
-            default_query=address.query,
-            default_headers=address.headers,
-            max_retries=0,  # our limiter has to see every attempt
+            **sdk_arguments(access),
             timeout=httpx2.Timeout(spec.timeout_s, connect=CONNECT_TIMEOUT_S),
             http_client=openai.DefaultAioHttpClient(
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
+from emray.endpoint.access import Access
 from emray.endpoint.prices import ending
 from emray.errors import UserError
 from emray.spec import EndpointSpec
@@ -27,21 +28,14 @@ def shutdown_date(spec: EndpointSpec, *, model: str, base_url: str | None) -> da
     import httpx2
     import openai
 
-    from emray.endpoint.client import Address, api_key
+    from emray.endpoint.client import Address, sdk_arguments
     from emray.endpoint.refusals import body_of
 
     try:
-        key = api_key(spec, base_url=base_url)
-        address = Address.of(base_url, key=key)
-        with openai.OpenAI(
-            api_key=key,
-            base_url=address.base_url,
-            default_query=address.query,
-            default_headers=address.headers,
-            max_retries=0,
-            timeout=TIMEOUT_S,
-            http_client=httpx2.Client(trust_env=not address.direct),
-        ) as client:
+        access = Access.read(spec, base_url=base_url)
+        direct = Address.of(access).direct
+        web = httpx2.Client(trust_env=not direct)
+        with openai.OpenAI(**sdk_arguments(access), timeout=TIMEOUT_S, http_client=web) as client:
             content = client.get("/models", cast_to=httpx2.Response).content
     except (UserError, openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ValueError):
         return None

@@ -18,9 +18,9 @@ from emray.endpoint.asking import Endpoint
 from emray.endpoint.batch.submission import Submission
 from emray.endpoint.client import (
     CONNECT_TIMEOUT_S,
-    OPENAI,
     Address,
     connection_failure,
+    sdk_arguments,
     status_failure,
 )
 from emray.endpoint.refusals import HOPELESS, LONGEST_REASON, CallFailed, Failure, body_of
@@ -49,14 +49,8 @@ class BatchService:
         self._longest_s = spec.max_wait_s
         address = Address.of(access)
         self._client = openai.OpenAI(
-            api_key=access.key,
-            organization=access.organization,
-            project=access.project,
-            base_url=address.base_url or OPENAI,
-            default_query=address.query,
-            default_headers=address.headers,
+            **sdk_arguments(access),  # without retries: a repeated create would be a second batch
             http_client=openai.DefaultHttpxClient(trust_env=not address.direct),
-            max_retries=0,  # a repeated create would be a second batch
             timeout=httpx2.Timeout(spec.timeout_s, connect=CONNECT_TIMEOUT_S),
         )
 
