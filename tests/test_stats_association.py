@@ -14,6 +14,7 @@ from emray.stats.association import (
     leave_one_out,
     one_value_each,
     partial,
+    rho_interval,
     smallest_seen,
 )
 
@@ -116,6 +117,25 @@ def test_what_a_control_explains_is_gone():
 def test_partial_without_freedom_or_without_anything_left_is_nan():
     assert math.isnan(partial([1, 2, 3], [2, 1, 3], [[1, 5, 2]], ranks=True).estimate)
     assert math.isnan(partial([1, 2, 3, 4, 5], [2, 1, 3, 5, 4], [[1, 2, 3, 4, 5]], ranks=False).estimate)
+
+
+def test_a_control_that_does_not_vary_changes_nothing():
+    x, y = [1.0, 2, 3, 4, 6, 5], [2.0, 1, 4, 3, 5, 6]
+    assert partial(x, y, [[7.0] * 6], ranks=True).estimate == pytest.approx(stats.spearmanr(x, y)[0])
+    assert partial(x, y, [[7.0] * 6], ranks=True).p == pytest.approx(stats.spearmanr(x, y).pvalue)
+
+
+def test_the_interval_of_rho_by_hand_and_its_coverage():
+    # rho .6, n 11: half = 1.96 sqrt((1 + .18) / 8) = .7527 around atanh(.6) = .6931: tanh(-.0596), tanh(1.4458)
+    assert rho_interval(0.6, 11) == pytest.approx((-0.0595, 0.8948), abs=1e-3)
+    assert all(map(math.isnan, rho_interval(0.6, 3)))
+    draws, inside = np.random.default_rng(4), 0
+    true = 6 / math.pi * math.asin(0.5 / 2)  # of a normal pair with r = .5
+    for _ in range(1000):
+        x = draws.normal(size=11)
+        low, high = rho_interval(stats.spearmanr(x, 0.5 * x + 0.75**0.5 * draws.normal(size=11))[0], 11)
+        inside += low <= true <= high
+    assert 0.93 < inside / 1000 < 0.98
 
 
 def test_partial_p_is_calibrated_when_nothing_is_there():

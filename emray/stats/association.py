@@ -33,7 +33,7 @@ class Correlation(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """A correlation of what the controls leave, p by t with num_units - 2 - controls degrees of freedom."""
+    """A correlation of what the controls leave, two-sided p by t with num_units - 2 - controls degrees of freedom."""
 
     estimate: float
     p: float
@@ -71,6 +71,17 @@ def correlation(x: ArrayLike, y: ArrayLike, *, ranks: bool, rng: np.random.Gener
     return Correlation(estimate, (extreme + 1) / (_NUM_SAMPLES + 1), len(a), False)
 
 
+def rho_interval(rho: float, num_units: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Of Spearman's rho, by Fisher's z with the variance of Bonett and Wright (2000); NaN below four units."""
+    from scipy import stats
+
+    if num_units < 4 or not math.isfinite(rho):
+        return math.nan, math.nan
+    half = float(stats.norm.ppf((1 + level) / 2)) * ((1 + rho**2 / 2) / (num_units - 3)) ** 0.5
+    z = math.atanh(min(max(rho, -1 + 1e-12), 1 - 1e-12))
+    return math.tanh(z - half), math.tanh(z + half)
+
+
 def leave_one_out(x: ArrayLike, y: ArrayLike, *, ranks: bool) -> Floats:
     """The correlation without each unit in turn, [n], in the order of the pairs that have both values."""
     a, b = _pairs(x, y)
@@ -81,17 +92,21 @@ def leave_one_out(x: ArrayLike, y: ArrayLike, *, ranks: bool) -> Floats:
 def partial(x: ArrayLike, y: ArrayLike, controls_kn: ArrayLike, *, ranks: bool) -> Partial:
     """The correlation of what is left of x and y after a linear fit to the controls [K, n] (of ranks, where `ranks`).
 
-    p by Fisher (1924). NaN where fewer than one degree of freedom is left, or nothing is left to correlate.
+    p by Fisher (1924); a control that does not vary costs no degree of freedom. NaN where fewer than one is left, or
+    nothing is left to correlate.
     """
     from scipy import stats
 
     table = np.vstack([np.atleast_2d(np.asarray(values, dtype=float)) for values in (x, y, controls_kn)])
     table = table[:, np.isfinite(table).all(axis=0)]
-    num_units, df = table.shape[1], table.shape[1] - 2 - (len(table) - 2)
-    if df < 1:
+    num_units = table.shape[1]
+    if num_units < MIN_UNITS:
         return Partial(math.nan, math.nan, num_units)
     used = stats.rankdata(table, axis=1) if ranks else table
     design = np.vstack([np.ones(num_units), used[2:]]).T
+    df = num_units - 1 - int(np.linalg.matrix_rank(design))
+    if df < 1:
+        return Partial(math.nan, math.nan, num_units)
     left = used[:2].T - design @ np.linalg.lstsq(design, used[:2].T, rcond=None)[0]
     if (np.abs(left).max(axis=0) <= _TIE * np.abs(used[:2]).max(axis=1).clip(1e-300)).any():
         return Partial(math.nan, math.nan, num_units)
@@ -155,12 +170,15 @@ def _share_of_orders(a: Floats, b: Floats, threshold: float) -> float:
     Orders are met in the middle: which units of b the first half of a gets, then all orders of either half.
     """
     half = len(a) // 2
-    extreme = 0
-    for taken in combinations(range(len(b)), half):
-        left = _sums(a[:half], b[list(taken)])
-        right = np.sort(_sums(a[half:], np.delete(b, taken)))
-        extreme += int((len(right) - np.searchsorted(right, threshold - left, side="left")).sum())
-        extreme += int(np.searchsorted(right, -threshold - left, side="right").sum())
+    taken = [list(chosen) for chosen in combinations(range(len(b)), half)]
+    left = np.array([_sums(a[:half], b[chosen]) for chosen in taken])
+    right = np.sort([_sums(a[half:], np.delete(b, chosen)) for chosen in taken], axis=1)
+    apart = 10.0 * np.arange(len(taken))[:, None]  # sums lie within +-1: so rows are searched as one array
+    rows, inside = (right + apart).ravel(), right.shape[1]
+    above = np.searchsorted(rows, (threshold - left + apart).clip(apart - 4, apart + 4), side="left")
+    below = np.searchsorted(rows, (-threshold - left + apart).clip(apart - 4, apart + 4), side="right")
+    first = inside * np.arange(len(taken))[:, None]
+    extreme = int((inside - (above - first)).sum() + (below - first).sum())
     return min(1.0, extreme / math.factorial(len(a)))  # a threshold of 0 counts an order twice
 
 
