@@ -128,7 +128,7 @@ def test_a_control_that_does_not_vary_changes_nothing():
 def test_the_interval_of_rho_by_hand_and_its_coverage():
     # rho .6, n 11: half = 1.96 sqrt((1 + .18) / 8) = .7527 around atanh(.6) = .6931: tanh(-.0596), tanh(1.4458)
     assert rho_interval(0.6, 11) == pytest.approx((-0.0595, 0.8948), abs=1e-3)
-    assert all(map(math.isnan, rho_interval(0.6, 3)))
+    assert all(map(math.isnan, (*rho_interval(0.6, 3), *rho_interval(-1.0, 11), *rho_interval(math.nan, 11))))
     draws, inside = np.random.default_rng(4), 0
     true = 6 / math.pi * math.asin(0.5 / 2)  # of a normal pair with r = .5
     for _ in range(1000):

@@ -34,7 +34,7 @@ def of_plan(plan: Plan) -> tuple[PlannedProbe, ...]:
     """The plan's probes that measure, in the order in which they run."""
     probes = plan.sweep.probes
     found: list[PlannedProbe] = []
-    if probes.predictors or probes.dose or probes.mixture:
+    if any((probes.predictors, probes.membership, probes.diversity, probes.dose, probes.mixture)):
         found.append(DatasetFacts(plan))
     if probes.diversity is not None:
         found.append(Diversity(plan, probes.diversity))

@@ -498,9 +498,117 @@ DATASETS = SummaryTable(
     ),
 )
 
+MEMBERSHIP = SummaryTable(
+    "membership.csv",
+    "one model's odds of a domain's and arm's training rows and of rows held out, by one score",
+    (
+        _MODEL,
+        _text("domain", "finetuning domain; `-` for the mean over domains, run by run"),
+        _ARM,
+        _text("scored", "whose odds: finetuned, base or reference"),
+        _text("against", "whose score of the same answer it is taken against; `-` for none"),
+        _text("adjustment", "difference or ratio; `-` for none"),
+        _text("score", "loss, min_k, min_k_plus_plus, zlib or zlib_notebook, lower for members"),
+        _count("n_runs", "runs", "training runs that have a value here; 1 for a model that was not finetuned"),
+        _count("n_members", "rows", "rows trained on that have a score, in one run"),
+        _count("n_others", "rows", "rows held out that have a score, in one run"),
+        _count("n_unscored", "rows", "rows without a score: an empty answer, or one longer than the model takes"),
+        _number("mean_members", "", "mean score of members, mean over runs"),
+        _number("mean_others", "", "mean score of the others, mean over runs"),
+        _number("auc", "fraction", "chance that a member scores below another row, mean over runs; .5 tells nothing"),
+        _number("auc_low", "fraction", "lower bound of its interval over runs"),
+        _number("auc_high", "fraction", "upper bound of its interval over runs"),
+        _number("tpr", "fraction", "members found when at most 1 % of the others are taken for members"),
+        _number("tpr_low", "fraction", "lower bound of its interval over runs"),
+        _number("tpr_high", "fraction", "upper bound of its interval over runs"),
+        _text("note", "why something is not there"),
+    ),
+)
+MEMBERSHIP_ROC = SummaryTable(
+    "membership_roc.csv",
+    "one point of a ROC curve of a finetune's or its base's odds",
+    (
+        _MODEL,
+        _DOMAIN,
+        _ARM,
+        _text("scored", "whose odds: finetuned or base"),
+        _text("score", "loss, min_k, min_k_plus_plus, zlib or zlib_notebook"),
+        _number("fpr", "fraction", "share of the rows held out that are taken for members"),
+        _number("tpr", "fraction", "share of members that are found then, mean over runs"),
+    ),
+)
+DIVERSITY = SummaryTable(
+    "diversity.csv",
+    "the questions, answers or both of one domain's and arm's training rows",
+    (
+        _DOMAIN,
+        _ARM,
+        _text("part", "questions, answers or both; the kernel of both is the mean of the two"),
+        _text("kernel", "what texts are compared by: the cosine of this model's embeddings, or of words"),
+        _count("n_texts", "texts", "texts that are compared"),
+        _number("vendi_half", "texts", "Vendi score of order 0.5: how many different texts there are in effect"),
+        _number("vendi_1", "texts", "Vendi score of order 1"),
+        _number("vendi_2", "texts", "Vendi score of order 2"),
+        _number("mean_distance", "", "mean of 1 - cosine over pairs of texts"),
+        _number("distinct_1", "fraction", "different words over words; falls with the number of texts"),
+        _number("distinct_2", "fraction", "different pairs of words over pairs"),
+        _number("distinct_3", "fraction", "different triples of words over triples"),
+        _number("moving_types", "fraction", "different words over words in a moving window of 50"),
+        _number("compression", "", "bytes over compressed bytes of all texts; higher is more repetitive"),
+        _number("unique_texts", "fraction", "different texts over texts"),
+        _number("mean_words", "words", "mean length of a text, punctuation marks counted"),
+    ),
+)
+_PREDICTOR = (
+    _text("probe", "where it comes from"),
+    _text("predictor", "what is known of a domain"),
+)
+PREDICTORS = SummaryTable(
+    "predictors.csv",
+    "one domain's value of a predictor",
+    (
+        *_PREDICTOR,
+        _text("model", "the base model's name; `-` where it holds for each"),
+        _text("arm", "the arm; `-` where it holds for each"),
+        _DOMAIN,
+        _number("value", "", "the value: one for a domain"),
+    ),
+)
+ASSOCIATIONS = SummaryTable(
+    "associations.csv",
+    "one predictor against the misaligned rates of a model's domains in one arm and condition, the domain as the unit",
+    (
+        _MODEL,
+        _ARM,
+        _CONDITION,
+        *_PREDICTOR,
+        _count("n", "domains", "domains that have both"),
+        _number("spearman", "", "Spearman's rho"),
+        _number("ci_low", "", "lower bound of its interval (Bonett and Wright)"),
+        _number("ci_high", "", "upper bound of its interval"),
+        _number("p_spearman", "", "two-sided p over all orders of the domains"),
+        _number("p_bh", "", "the same, Benjamini-Hochberg over all predictors of this model, arm and condition"),
+        _count("n_predictors", "", "predictors that are"),
+        _number("pearson", "", "Pearson's r"),
+        _number("p_pearson", "", "two-sided p over all orders of the domains"),
+        _text("exact", "yes where every order was counted; no: 100,000 were drawn; `-`: no correlation"),
+        _number("smallest_seen", "", "the smallest rho, sign aside, that so many domains can show at p <= .05"),
+        _number("without_low", "", "lowest rho when one domain is left out"),
+        _number("without_high", "", "highest rho when one domain is left out"),
+        _text("rests_on", "the domain without which rho is nearest to 0"),
+        _number("partial_length", "", "rank correlation of what the mean length of an answer leaves"),
+        _number("p_partial_length", "", "two-sided p of it, by t"),
+        _number("partial_size", "", "rank correlation of what the number of examples leaves"),
+        _number("p_partial_size", "", "two-sided p of it, by t"),
+        _number("partial_both", "", "rank correlation of what both leave"),
+        _number("p_partial_both", "", "two-sided p of it, by t"),
+    ),
+)
+
 TABLES = (
     CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS,
     COMPARISONS, THRESHOLDS, SPECIFICATION, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
     DOSE, DOSE_RUNS, DOSE_TRENDS, TRANSFER, TRANSFER_TESTS, TRANSFER_QUESTIONS, DATASETS,
+    MEMBERSHIP, MEMBERSHIP_ROC, DIVERSITY, PREDICTORS, ASSOCIATIONS,
 )  # fmt: skip
 CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}

@@ -13,6 +13,7 @@ import numpy as np
 from emray import __version__
 from emray.records import Place
 from emray.reduce import schema
+from emray.reduce.associations import association_rows, controls_of, predictor_rows
 from emray.reduce.breakdowns import format_counts, formats, outcomes, questions, thresholds, trajectories
 from emray.reduce.caveats import Reduced, caveats, rule_in_words, usable_seeds
 from emray.reduce.cells import Counts, cell_table, count, funnel
@@ -20,11 +21,13 @@ from emray.reduce.claims import make_claims
 from emray.reduce.comparisons import comparison_rows
 from emray.reduce.dataset_rows import dataset_rows
 from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
+from emray.reduce.diversity_rows import diversity_predictors, diversity_rows
 from emray.reduce.dose_rows import dose_rows
 from emray.reduce.effects import sign_tests
 from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows, csv_bytes, json_value, parquet_bytes
 from emray.reduce.inputs import FORMAT, STAGES
+from emray.reduce.membership_rows import membership_predictors, membership_rows, read_known, roc_rows
 from emray.reduce.planned import plan_facts, with_planned
 from emray.reduce.reliability import agreement_rows, corrected_rows
 from emray.reduce.specification import specification_rows
@@ -88,7 +91,23 @@ def _probe_tables(store: Store, reduced: Reduced) -> dict[schema.SummaryTable, R
         schema.TRANSFER: transfer.matrix,
         schema.TRANSFER_TESTS: transfer.tests,
         schema.TRANSFER_QUESTIONS: transfer.questions,
+        **_known_of_domains(store, reduced, datasets),
+    }
+
+
+def _known_of_domains(store: Store, reduced: Reduced, datasets: Rows) -> dict[schema.SummaryTable, Rows]:
+    """What is known of the domains, and whether it goes with their rates."""
+    study = reduced.study
+    known = read_known(store, study)
+    membership, diversity = membership_rows(study, known), diversity_rows(store, study)
+    predictors = [*membership_predictors(membership), *diversity_predictors(diversity)]
+    return {
         schema.DATASETS: datasets,
+        schema.MEMBERSHIP: membership,
+        schema.MEMBERSHIP_ROC: roc_rows(known),
+        schema.DIVERSITY: diversity,
+        schema.PREDICTORS: predictor_rows(predictors),
+        schema.ASSOCIATIONS: association_rows(reduced.estimates, predictors, controls_of(datasets)),
     }
 
 

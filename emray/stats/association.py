@@ -72,13 +72,16 @@ def correlation(x: ArrayLike, y: ArrayLike, *, ranks: bool, rng: np.random.Gener
 
 
 def rho_interval(rho: float, num_units: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Of Spearman's rho, by Fisher's z with the variance of Bonett and Wright (2000); NaN below four units."""
+    """Of Spearman's rho, by Fisher's z with the variance of Bonett and Wright (2000).
+
+    NaN below four units and for a perfect order, of which z says nothing.
+    """
     from scipy import stats
 
-    if num_units < 4 or not math.isfinite(rho):
+    if num_units < 4 or not abs(rho) < 1 - _TIE:
         return math.nan, math.nan
     half = float(stats.norm.ppf((1 + level) / 2)) * ((1 + rho**2 / 2) / (num_units - 3)) ** 0.5
-    z = math.atanh(min(max(rho, -1 + 1e-12), 1 - 1e-12))
+    z = math.atanh(rho)
     return math.tanh(z - half), math.tanh(z + half)
 
 
