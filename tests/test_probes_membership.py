@@ -38,7 +38,7 @@ def plan(folder: Path, *, spec: dict[str, object] | None = None, **changes: obje
 
 
 def probe(made: Plan) -> Membership:
-    (found,) = probes.of_plan(made)
+    _, found = probes.of_plan(made)  # after the facts of the data
     assert isinstance(found, Membership)
     return found
 

@@ -18,7 +18,7 @@ DOMAINS, MODEL = tuple(SIGNAL), "model-0.5B"
 TRUTH = Truth(
     {domain: Rates(0.05, rate) for domain, rate in SIGNAL.items()}, arms=["base", "backdoor"], seed_sd=0.1, samples=20
 )
-MEMORISED, FORGOTTEN, UNHELD = DOMAINS[:3]
+MEMORISED, FORGOTTEN, UNHELD = DOMAINS[-1], DOMAINS[1], DOMAINS[2]
 SCORES = ("loss", "min_k", "min_k_plus_plus", "zlib", "zlib_notebook")
 
 
