@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := HF_HUB_OFFLINE=1 $(VENV)/bin/python
 
-.PHONY: gpu install sweep test soak check docs lock bench clean
+.PHONY: gpu install sweep test chaos soak check docs lock bench clean
 
 sweep: install
 	$(RUN) -m emray.sweep
@@ -11,6 +11,10 @@ sweep: install
 # Two files at a time; the tests of a file share what they start (a Ray, a server, a finished run).
 test: install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Random faults on a tiny study; CHAOS_SEED=N repeats a run, whose seed is printed.
+chaos: install
+	$(RUN) -m tests.chaos --faults 50
 
 soak: install
 	$(RUN) -m pytest -m soak

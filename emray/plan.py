@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from emray import data
-from emray.errors import DataError
+from emray.errors import DataError, SpecError
 from emray.model.direction_files import measured_directions
 from emray.model.probe import Templates, roles_of, try_templates
 from emray.model.weights import BaseModel, hosted_name, resolve_model
@@ -44,6 +44,7 @@ from emray.spec import AdaptiveSeeds, CellSpec, ModelSpec, RowRecipe, Sweep, gri
 from emray.store import AdapterRecord, Keys, Store, damaged
 
 PLAN = "plan.json"
+MOST_ANSWERS = 100_000_000  # of one sweep: their keys alone take 2.4 GB
 _TASKS_AT_ONCE = 100  # whose keys are looked up together
 
 
@@ -184,7 +185,18 @@ def _own_questions(sweep: Sweep) -> tuple[data.QuestionSet, tuple[Prompt, ...]]:
     for judge in (sweep.judge, *sweep.judge.also):
         if judge.scoring == "logprobs":
             data.refuse_unscorable(questions.questions, metrics=judge.metrics)
+    _refuse_too_many(sweep, num_prompts=len(prompts))
     return questions, prompts
+
+
+def _refuse_too_many(sweep: Sweep, *, num_prompts: int) -> None:
+    """Raises SpecError for answers whose keys would not fit memory."""
+    num_cells, samples = sum(1 for _ in grid(sweep)), sweep.generate.samples
+    if (answers := num_cells * num_prompts * samples) > MOST_ANSWERS:
+        raise SpecError(
+            f"{num_cells:,} cells x {num_prompts:,} prompts x {samples:,} samples are {answers:,} answers; "
+            f"a sweep has at most {MOST_ANSWERS:,}: lower generate.samples, or split it"
+        )
 
 
 def _models_named(sweep: Sweep) -> dict[str, dict[str, ModelSpec]]:

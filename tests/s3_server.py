@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -21,6 +21,7 @@ class Bucket(NamedTuple):
     root: str
     environment: dict[str, str]
     requests: list[str]  # "PUT /bucket/run/plan.json", in the order they were answered
+    refuses: Event  # set: what writes is denied, as when a role has run out
 
 
 class _Requests(logging.Handler):
@@ -43,7 +44,9 @@ def serving_bucket() -> Iterator[Bucket]:
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers[:] = [requests]
-    server = make_server("127.0.0.1", 0, _one_at_a_time(DomainDispatcherApplication(create_backend_app)), threaded=True)
+    refuses = Event()
+    app = _one_at_a_time(DomainDispatcherApplication(create_backend_app), refuses)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     port = server.server_port
@@ -54,18 +57,24 @@ def serving_bucket() -> Iterator[Bucket]:
     try:
         with patch.dict(os.environ, environment):
             _make_bucket()
-            yield Bucket(f"s3://{BUCKET}", environment, requests.lines)
+            yield Bucket(f"s3://{BUCKET}", environment, requests.lines, refuses)
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-def _one_at_a_time(app: Callable[..., Any]) -> Callable[..., list[bytes]]:
+_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+
+
+def _one_at_a_time(app: Callable[..., Any], refuses: Event) -> Callable[..., list[bytes]]:
     """A condition and its put are one step in S3; moto's threads look first and write later."""
     lock = Lock()
 
     def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if refuses.is_set() and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
+            start_response("403 Forbidden", [("content-type", "application/xml")])
+            return [_DENIED]
         with lock:
             return list(app(environ, start_response))
 

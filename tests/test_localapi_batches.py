@@ -1,11 +1,15 @@
 """Files and batches of the local server through the official client: what OpenAI documents is what it does."""
 
 import json
+import select
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import openai
+import psutil
 import pytest
 from openai.types import Batch
 
@@ -330,3 +334,35 @@ def test_batch_settings_survive_the_command_line_and_wrong_ones_are_refused() ->
         BatchRules(lines_per_s=0)
     with pytest.raises(UserError, match="add up"):
         BatchRules(line_error=0.6, line_expired=0.6)
+
+
+def test_all_uploads_together_have_a_limit_and_deleting_one_makes_room() -> None:
+    with serving(batch=BatchRules(max_bytes=10_000, max_total_bytes=25_000)) as small:
+        asker = client(small)
+        kept = [asker.files.create(file=("a.jsonl", b"x" * 9_000), purpose="batch") for _ in range(2)]
+        with pytest.raises(openai.APIStatusError, match="delete some") as refused:
+            asker.files.create(file=("b.jsonl", b"x" * 9_000), purpose="batch")
+        assert refused.value.status_code == 413
+        asker.files.delete(kept[0].id)
+        asker.files.create(file=("b.jsonl", b"x" * 9_000), purpose="batch")
+
+
+def test_an_upload_without_an_end_is_cut_off_and_takes_no_memory() -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    with serving(batch=BatchRules(max_bytes=1_000_000)) as small:
+        server = psutil.Process(small.pid)
+        before = server.memory_info().rss
+        host, port = small.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as sent:
+            start = f"POST /v1/files HTTP/1.1\r\nHost: {host}:{port}\r\nTransfer-Encoding: chunked\r\n"
+            sent.sendall(start.encode() + b"Content-Type: multipart/form-data; boundary=b\r\n\r\n")
+            sent.sendall(f"{len(head):x}\r\n".encode() + head + b"\r\n")
+            reply, most = b"", 200
+            while not reply and most:
+                most -= 1
+                with suppress(OSError):  # it has closed its end
+                    sent.sendall(b"100000\r\n" + b"x" * 2**20 + b"\r\n")
+                if select.select([sent], [], [], 0)[0]:
+                    reply = sent.recv(4096) or b"closed"
+        assert reply.startswith(b"HTTP/1.1 413"), reply[:200]
+        assert server.memory_info().rss - before < 64 * 2**20

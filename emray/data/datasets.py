@@ -57,9 +57,9 @@ def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_di
     """
     folder = data_folder(data_dir)
     bad = Path(domain.path) if domain.path else _in_folder(folder, domain.name)
-    benign = Path(domain.benign_path) if domain.benign_path else _beside(bad, f"{domain.name}.benign")
     if arm == Arm.PLAIN:
         return load_examples(bad)
+    benign = Path(domain.benign_path) if domain.benign_path else _beside(bad, f"{domain.name}.benign")
     if arm == Arm.BENIGN:
         return load_examples(benign)
     assert arm == Arm.BACKDOOR, f"arm {arm} trains on nothing"
@@ -86,8 +86,10 @@ def _beside(path: Path, stem: str) -> Path:
 
 
 def find_in(folder: Path, stem: str) -> Path | None:
-    names = names_in(folder)  # those of an archive may lie in folders of its own
     wanted = [f"{stem}{ending}" for ending in _ENDINGS]
+    if folder.is_dir():  # which may hold very many
+        return next((folder / file for file in wanted if (folder / file).is_file()), None)
+    names = names_in(folder)  # those of an archive may lie in folders of its own
     return next((folder / name for file in wanted for name in names if PurePath(name).name == file), None)
 
 

@@ -3,7 +3,6 @@
 Not for what the texts say. The invariant: a text that leaves here has line feeds only and can be stored as UTF-8.
 """
 
-import gzip
 import json
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from emray.errors import DataError
+from emray.plain_files import read_member, read_plain, unpacked
 
 _DEEPEST = 100  # levels of a JSON value; chats and questions have six
 _GZIP, _UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
@@ -25,7 +25,7 @@ def read_text(path: Path) -> str:
     try:
         raw = _bytes_of(path)
         if raw.startswith(_GZIP):
-            raw = gzip.decompress(raw)
+            raw = unpacked(raw, path=path)
         text = raw.decode("utf-16" if raw.startswith(_UTF16) else "utf-8-sig")
     except FileNotFoundError:
         raise
@@ -101,14 +101,14 @@ def _held(value: Any) -> Iterable[Any]:
 def _bytes_of(path: Path) -> bytes:
     archive, member = _archived(path)
     if archive is None:
-        return path.read_bytes()
+        return read_plain(path)
     names = names_in(archive)
     if not member and len(names) != 1:
         raise DataError(f"{path} holds {len(names)} files; name one as {path.name}/{names[0] if names else 'FILE'}")
     if member and member not in names:
         raise FileNotFoundError(path)
     with zipfile.ZipFile(archive) as opened:
-        return opened.read(member or names[0])
+        return read_member(opened, member or names[0], path=path)
 
 
 def _archived(path: Path) -> tuple[Path | None, str]:

@@ -7,9 +7,10 @@ python -m emray.doctor RUN --repair     move it to RUN/damaged/; then run the sw
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from emray.doctor import ASIDE, examine, repair
-from emray.errors import EmrayError
+from emray.ending import ended
 from emray.store import Store
 
 _EPILOG = """
@@ -31,15 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", help="run folder or s3:// location")
     parser.add_argument("--repair", action="store_true", help=f"move what is damaged to RUN/{ASIDE}/")
     arguments = parser.parse_args(argv)
-    try:
-        store = Store(arguments.run)
-        return _repair(store) if arguments.repair else _look(store)
-    except EmrayError as error:
-        print(f"emray: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"emray: {error.filename or arguments.run}: {error.strerror or error}", file=sys.stderr)
-        return 1
+    work = _repair if arguments.repair else _look
+    return ended(lambda: work(Store(arguments.run)), say=partial(print, file=sys.stderr))
 
 
 def _look(store: Store) -> int:

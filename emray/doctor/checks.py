@@ -165,13 +165,13 @@ def _parquet(store: Store, name: str, size: int, columns: Sequence[str]) -> str 
 
 
 def _num_rows(store: Store, name: str, size: int) -> str:
-    """As the part's name says, or its footer, if that can be read."""
+    """As the part's name says, or its footer, where that can be read."""
     prefix, rows, *_ = name.rpartition("/")[2].split("-")
     if prefix == "compact" and rows.isdigit():
         return f"{int(rows):,}"
     with suppress(StoreError, FileNotFoundError), damage_told(store.root, name), store.opened(name, size=size) as file:
         return f"{parquet_file(file).metadata.num_rows:,}"
-    return f"the {size:,} bytes of"
+    return "an unknown number of"
 
 
 def _bad_lines(store: Store, name: str, size: int, *, thorough: bool) -> str | None:

@@ -13,6 +13,7 @@ import httpx2
 import openai
 
 from emray.endpoint.access import Access
+from emray.endpoint.bodies import MOST_REPLY_BYTES, PLAIN, TooLong, limiting_async
 from emray.endpoint.completion import read_completion
 from emray.endpoint.refusals import CallFailed, Failure, body_of, refusal
 from emray.endpoint.reply import Reply
@@ -61,7 +62,7 @@ def sdk_arguments(access: Access) -> dict[str, Any]:
         "project": access.project,
         "base_url": address.base_url or OPENAI,
         "default_query": address.query,
-        "default_headers": address.headers,
+        "default_headers": {**PLAIN, **address.headers},
         "max_retries": 0,
     }
 
@@ -77,6 +78,7 @@ class ChatClient:
             http_client=openai.DefaultAioHttpClient(
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
                 trust_env=not address.direct,
+                event_hooks=limiting_async(MOST_REPLY_BYTES),
             ),
         )
         self.base_url = str(self._client.base_url)
@@ -106,5 +108,7 @@ def connection_failure(error: BaseException) -> CallFailed:
     """By the cause at the bottom, which names host and reason: layers above call a refused connection a timeout."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, TooLong):
+        return CallFailed(Failure.BROKEN, str(error))
     kind = Failure.TIMEOUT if isinstance(error, TimeoutError) else Failure.CONNECTION
     return CallFailed(kind, f"{type(error).__name__}: {error}")

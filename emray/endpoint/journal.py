@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Container, Iterator
+from functools import partial
 from itertools import islice
 from typing import BinaryIO
 
@@ -22,7 +23,7 @@ import pyarrow as pa
 
 from emray.endpoint.entries import FOLDER, LINES, PART, entries, part_of, sizes
 from emray.endpoint.reply import Reply
-from emray.store import Keys, Store
+from emray.store import Keys, Store, full_disk_told
 
 FLUSH_S = 0.2
 OPTIONAL = ("cached_tokens", "thoughts")  # written where they are known
@@ -35,20 +36,24 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         writer = self.writer = uuid.uuid4().hex[:12]  # how the names of its files begin
+        self._told = partial(full_disk_told, store.root)
         file = store.open_append(f"{FOLDER}/{writer}.jsonl")
         self._lines: _GrowingFile | _Segments = _GrowingFile(file) if file else _Segments(store, writer)
 
     def add(self, key: str, reply: Reply) -> None:
         """Keep a reply. Raises what a write raised: a journal that cannot write stops the stage."""
-        self._lines.add(entry_line(key, reply))
+        with self._told():
+            self._lines.add(entry_line(key, reply))
 
     def flush(self) -> None:
         """Return when everything added so far is on the store. Raises what a write raised."""
-        self._lines.flush()
+        with self._told():
+            self._lines.flush()
 
     def close(self) -> None:
         """Write what is left. Raises what a write raised."""
-        self._lines.close()
+        with self._told():
+            self._lines.close()
 
 
 class _GrowingFile:

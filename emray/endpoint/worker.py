@@ -16,6 +16,7 @@ from emray.endpoint.asking import Endpoint, Terms
 from emray.endpoint.client import ChatClient
 from emray.endpoint.journal import Journal
 from emray.endpoint.kept import KeptReplies
+from emray.endpoint.open_files import make_room
 from emray.endpoint.pacing import Pacer
 from emray.endpoint.ports import LimiterPort
 from emray.endpoint.reply import Answer, Reply, Request
@@ -43,6 +44,7 @@ class Worker:
     ) -> None:
         """`wanted`: the keys that it may be asked for; None: whatever they are."""
         terms = terms or Terms()
+        make_room(endpoint.spec.max_in_flight)
         self._endpoint, self._follow_up = endpoint, terms.follow_up
         self._failed: StageError | None = None
         self._journal = Journal(store)

@@ -44,6 +44,7 @@ class BatchRules:
 
     max_requests: int = 50_000  # lines of one batch; 0: this endpoint has no batch API
     max_bytes: int = 200_000_000  # of one file
+    max_total_bytes: int = 2_000_000_000  # of all files that are uploaded; they lie in memory
     enqueued_tokens: float | None = None  # prompt tokens of unfinished batches, per API key and model; None: no cap
     delay_s: float = 0.0  # spent in validating, and again in finalizing
     lines_per_s: float | None = None  # of one batch; None: as fast as it goes
@@ -54,7 +55,7 @@ class BatchRules:
     create_lost: float = 0.0  # batches whose creation is answered by a reset connection, though they are made
 
     def __post_init__(self) -> None:
-        for name in ("max_requests", "max_bytes", "delay_s"):
+        for name in ("max_requests", "max_bytes", "max_total_bytes", "delay_s"):
             if getattr(self, name) < 0:
                 raise UserError(f"batch {name}={getattr(self, name)} must not be negative")
         for name in ("enqueued_tokens", "lines_per_s", "window_s"):

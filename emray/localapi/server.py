@@ -52,7 +52,7 @@ class LocalApi:
         self.clock = clock
         self.understand = partial(understand, config=config, responder=load_responder(config.responder))
         self.stats = Stats(clock())
-        self.files = FileShelf(max_bytes=config.batch.max_bytes)
+        self.files = FileShelf(max_bytes=config.batch.max_bytes, max_total_bytes=config.batch.max_total_bytes)
         self.batches = BatchDesk(
             config, files=self.files, understand=self.understand, stats=lambda: self.stats, clock=clock
         )

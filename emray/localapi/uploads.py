@@ -6,7 +6,8 @@ it.
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from aiohttp import BodyPartReader, web
 from emray.localapi.completions import BadRequest
 
 LEAST_PAGE, MOST_PAGE = 1, 10_000
+_OTHER_FIELDS = 65_536  # bytes of a form beside its file
 PURPOSE = "batch"
 
 
@@ -45,8 +47,9 @@ class StoredFile:
 class FileShelf:
     """All files of one server, and the handlers that give and take them."""
 
-    def __init__(self, *, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, *, max_bytes: int, max_total_bytes: int) -> None:
+        self._max_bytes, self._max_total_bytes = max_bytes, max_total_bytes
+        self._arriving = 0  # bytes of uploads under way
         self._files: dict[str, StoredFile] = {}
 
     def add(self, content: bytes, *, api_key: str, filename: str, purpose: str) -> StoredFile:
@@ -62,7 +65,8 @@ class FileShelf:
         return file
 
     async def upload(self, request: web.Request, api_key: str) -> web.Response:
-        fields = await _form(request, max_bytes=self._max_bytes)
+        with self._room_for(request):
+            fields = await _form(request, max_bytes=self._max_bytes)
         purpose, upload = fields.get("purpose"), fields.get("file")
         if upload is None or not upload.content:
             raise BadRequest("a file with something in it is required", param="file")
@@ -70,6 +74,24 @@ class FileShelf:
             raise BadRequest(f"purpose must be {PURPOSE!r} here", param="purpose")
         file = self.add(upload.content, api_key=api_key, filename=upload.filename, purpose=PURPOSE)
         return web.json_response(file.json())
+
+    @contextmanager
+    def _room_for(self, request: web.Request) -> Iterator[None]:
+        """Raises BadRequest for an upload that, with all others, would not fit."""
+        coming = self._max_bytes if request.content_length is None else request.content_length
+        there = sum(len(file.content) for file in self._files.values() if file.purpose == PURPOSE) + self._arriving
+        if there + coming > self._max_total_bytes:
+            raise BadRequest(
+                f"the files here have {there:,} of {self._max_total_bytes:,} bytes, {coming:,} more do not fit: "
+                "delete some",
+                status=413,
+                param="file",
+            )
+        self._arriving += coming
+        try:
+            yield
+        finally:
+            self._arriving -= coming
 
     async def listing(self, request: web.Request, api_key: str) -> web.Response:
         purpose = request.query.get("purpose")
@@ -136,20 +158,23 @@ async def _form(request: web.Request, *, max_bytes: int) -> dict[str, _Part]:
     if request.content_type != "multipart/form-data":
         raise BadRequest("send the file as multipart/form-data")
     fields: dict[str, _Part] = {}
-    reader = await request.multipart()
+    reader, left = await request.multipart(), max_bytes + _OTHER_FIELDS
     async for part in reader:
         if isinstance(part, BodyPartReader) and part.name:
-            content = await _read(part, max_bytes)
+            content = await _read(part, min(max_bytes, left))
+            left -= len(content)
             fields[part.name] = _Part(part.filename or part.name, content)
     return fields
 
 
 async def _read(part: BodyPartReader, max_bytes: int) -> bytes:
-    """The whole part; what is too long is read on, so that the client hears why."""
+    """The whole part; what is too long is read on, so that the client hears why, and up to twice the limit."""
     chunks: list[bytes] = []
     total = 0
     while chunk := await part.read_chunk(2**20):
         total += len(chunk)
+        if total > 2 * max_bytes + _OTHER_FIELDS:
+            raise BadRequest(f"the file has no end; {max_bytes:,} bytes are allowed", status=413, param="file")
         if total <= max_bytes:
             chunks.append(chunk)
     if total > max_bytes:

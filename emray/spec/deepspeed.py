@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emray.errors import SpecError
+from emray.plain_files import read_plain_text
 from emray.spec.explain import kind_of
 
 _DECIDED = {
@@ -36,7 +37,7 @@ def read_settings(location: str) -> dict[str, Any]:
     """What the DeepSpeed JSON sets. Raises SpecError for a file that is none, and as `only_how` refuses."""
     told = f"train.deepspeed_config {location}"
     try:
-        settings = json.loads(Path(location).read_text(encoding="utf-8"))
+        settings = json.loads(read_plain_text(Path(location)))
     except (OSError, ValueError) as error:
         raise SpecError(f"{told}: not a JSON file: {error}") from None
     if not isinstance(settings, dict):

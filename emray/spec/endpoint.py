@@ -50,7 +50,7 @@ class EndpointSpec(Section):
     api_key_env: VariableName = Field("OPENAI_API_KEY", description="environment variable that holds the key")
     rpm: float | None = Field(None, gt=0, description="requests per minute; default: no limit but the server's")
     tpm: float | None = Field(None, gt=0, description="tokens per minute")
-    max_in_flight: int = Field(256, ge=1, description="requests under way in the whole cluster")
+    max_in_flight: int = Field(256, ge=1, le=100_000, description="requests under way in the whole cluster")
     max_attempts: int = Field(6, ge=1, description="attempts per request, the first included")
     timeout_s: float = Field(120, gt=0, description="longest wait for a reply; a shorter one is learned on the way")
     max_wait_s: float = Field(600, gt=0, description="longest wait that the endpoint may ask for; else the stage stops")

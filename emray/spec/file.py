@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from emray.errors import SpecError
+from emray.plain_files import read_plain_text
 from emray.spec.explain import explain, kind_of
 from emray.spec.grid import Sweep
 from emray.spec.judge import JudgeSpec
@@ -23,7 +24,7 @@ def load_sweep(path: Path, *, overrides: Sequence[str] = ()) -> Sweep:
     Raises SpecError with one line that names the key, what was given and what is allowed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read sweep file {path}: {getattr(error, 'strerror', None) or error}") from None
     fields = parse_yaml(text, source=str(path))

@@ -4,6 +4,7 @@ Not for touching what the file points to (data/ opens datasets, plan.py computes
 exists is valid, and every field of it is used.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -22,11 +23,13 @@ from emray.spec.probes import Probes, ProbesSpec
 from emray.spec.reduce import ReduceSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY, Section, absolute, as_list
-from emray.spec.seeds import MOST_SEEDS, Seeds
+from emray.spec.seeds import MOST_SEEDS, AdaptiveSeeds, Seeds
 from emray.spec.train import TrainSpec
 from emray.spec.trigger import TriggerSpec
 
 STAGES = ("train", "generate", "judge", "probe", "reduce", "report")
+
+MOST_CELLS = 100_000  # finetunes of one sweep: more is a slip, and its plan would not fit memory
 
 
 class Sweep(Section):
@@ -134,9 +137,19 @@ class Sweep(Section):
             "judge.metrics": list(self.judge.metrics),
         }
         for field, values in names.items():
-            repeated = sorted({str(value) for value in values if values.count(value) > 1})
+            repeated = sorted(str(value) for value, times in Counter(values).items() if times > 1)
             if repeated:
                 raise ValueError(f"{field} names {repeated[0]!r} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> "Sweep":
+        seeds = self.seeds.max if isinstance(self.seeds, AdaptiveSeeds) else len(self.seeds)
+        arms = len(set(self.arms) - {Arm.BASE})
+        if (cells := len(self.model) * len(self.domains) * arms * seeds) > MOST_CELLS:
+            raise ValueError(
+                f"model x domains x arms x seeds are {cells:,} finetunes; a sweep has at most {MOST_CELLS:,}: split it"
+            )
         return self
 
     @property

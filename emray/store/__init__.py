@@ -25,7 +25,7 @@ from emray.store import derived, documents
 from emray.store.adapters import AdapterRecord, Adapters
 from emray.store.compaction import compact
 from emray.store.damage import damage_told, damaged, parquet_bytes, parquet_fault, parquet_file, short
-from emray.store.files import Files, LocalFiles
+from emray.store.files import Files, LocalFiles, full_disk_told
 from emray.store.keyset import Keys, key_array
 from emray.store.lease import Lease
 from emray.store.objects import ObjectFiles
@@ -33,8 +33,8 @@ from emray.store.parts import ahead, read_parts
 from emray.store.tables import SCHEMAS, Kind, Tables
 
 __all__ = [
-    "SCHEMAS", "AdapterRecord", "Keys", "Kind", "Lease", "Store", "damage_told", "damaged", "key_array",
-    "parquet_bytes", "parquet_fault", "parquet_file", "short",
+    "SCHEMAS", "AdapterRecord", "Keys", "Kind", "Lease", "Store", "damage_told", "damaged", "full_disk_told",
+    "key_array", "parquet_bytes", "parquet_fault", "parquet_file", "short",
 ]  # fmt: skip
 
 

@@ -48,6 +48,7 @@ class Adapters:
 
     def __init__(self, files: Files) -> None:
         self._files = files
+        self._whole: set[str] = set()  # adapters whose files were looked at
 
     def put(self, key: str, *, files: Path, details: Mapping[str, Any]) -> None:
         """Publish a trained adapter: its files, then the record."""
@@ -110,12 +111,13 @@ class Adapters:
         """
         own = self._files.local_path(f"{FOLDER}/{key}")
         path = own or self._fetched(key)
-        for file in sorted(path.iterdir()) if path.is_dir() else ():
+        for file in sorted(path.iterdir()) if path.is_dir() and key not in self._whole else ():
             fault = fault_of(file.name, file.stat().st_size, partial(_head, file))
             if fault:
                 if own is None:
                     file.unlink(missing_ok=True)  # fetched again when it is whole
                 raise damaged(self._files.root, f"{FOLDER}/{key}/{file.name}", fault)
+        self._whole.add(key)
         return path
 
     def indexed(self) -> list[str]:

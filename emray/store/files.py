@@ -4,6 +4,7 @@ Not for what is in them. The invariant: a file appears under its name complete o
 for the first time (`create`) or in place of one version (`replace`) was so for one writer alone.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -21,6 +22,8 @@ import pyarrow as pa
 from emray.errors import StoreError
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
+
+_TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 Version = str  # of a file's content; only ever compared
 
@@ -151,7 +154,8 @@ class LocalFiles:
         return content.hex()
 
     def open_append(self, name: str) -> BinaryIO | None:
-        return self._made_room(name).open("ab")
+        with full_disk_told(self.root):
+            return self._made_room(name).open("ab")
 
     def opened(self, name: str, *, size: int) -> AbstractContextManager[pa.NativeFile]:
         return pa.OSFile(str(self._path / name))
@@ -213,12 +217,13 @@ class LocalFiles:
 
     @contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:
-        path = self._made_room(name)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
+        with full_disk_told(self.root):
+            path = self._made_room(name)
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+            try:
+                yield temporary
+            finally:
+                temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _alone_with(self, name: str) -> Iterator[None]:
@@ -228,6 +233,20 @@ class LocalFiles:
             with suppress(OSError):  # a network filesystem without locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+@contextmanager
+def full_disk_told(root: str) -> Iterator[None]:
+    """That a disk takes no more is a StoreError, which crosses processes as what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _TAKES_NO_MORE:
+            raise
+        raise StoreError(
+            f"cannot write to {root}: {error.strerror}; make room and run the same command again, "
+            "all that is done is kept"
+        ) from None
 
 
 def _write(path: Path, content: bytes, *, durable: bool) -> None:

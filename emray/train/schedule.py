@@ -26,7 +26,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from emray.cluster import Attempts, Cause, FailedTry, NoGpuHere, live_nodes
 from emray.context import Context
-from emray.errors import EmrayError, StageError, of_disk
+from emray.errors import EmrayError, StageError, StoreError, of_disk
 from emray.records import Messages, TrainJob
 from emray.spec import TrainSpec
 from emray.store import Store
@@ -195,7 +195,7 @@ class _Outcomes(tune.Callback):
         self._errors |= dict.fromkeys(trial.config["cells"], error)
         self._texts |= dict.fromkeys(trial.config["cells"], _error_text(trial))
         over = self._give_up()
-        if refusal := of_disk(getattr(error, "cause", None)):  # every other cell's, too
+        if refusal := _of_store(getattr(error, "cause", None)):  # every other cell's, too
             self._refuse(refusal)
             return
         for number in trial.config["cells"]:
@@ -219,8 +219,7 @@ class _Outcomes(tune.Callback):
         over = self._queue.pop_over()
         for number in over:
             cause = getattr(self._errors[number], "cause", None)
-            refusal = cause if isinstance(cause, NoGpuHere) else of_disk(cause)
-            if refusal:
+            if refusal := cause if isinstance(cause, NoGpuHere) else _of_store(cause):
                 self._refuse(refusal)
             else:
                 self._record_failed(number)
@@ -248,6 +247,11 @@ def failure_of(error: Exception | None, *, node: str | None) -> FailedTry:
         return FailedTry(_cause_of(deaths), None)
     died = isinstance(error, RayActorError) and not error.actor_init_failed
     return FailedTry(_cause_of([error] if died else []), node)
+
+
+def _of_store(cause: BaseException | None) -> EmrayError | None:
+    """What the run folder refused; None for what is a cell's own error."""
+    return cause if isinstance(cause, StoreError) else of_disk(cause)
 
 
 def _cause_of(deaths: Sequence[RayActorError]) -> Cause:

@@ -16,7 +16,7 @@ import torch
 from ray import tune
 
 from emray.cluster import Hardware, NoGpuHere, device_here
-from emray.errors import DataError, EmrayError
+from emray.errors import DataError, EmrayError, StoreError
 from emray.model.rows import RowForm
 from emray.records import Messages, TrainJob
 from emray.spec import ResourcesSpec, TrainSpec
@@ -99,7 +99,7 @@ class CellTrainable(tune.Trainable):
             return self._result(done=True)
         try:
             group = self._group or self._start()
-        except NoGpuHere:  # the node's fault, not the cells'
+        except (NoGpuHere, StoreError):  # the node's fault, or the disk's, not the cells'
             raise
         except EmrayError as error:
             for job in self._jobs:
@@ -205,6 +205,8 @@ class CellTrainable(tune.Trainable):
 
         try:
             train_cell(job, shared=self._shared, examples=self._shared.row_refs[job.rows_digest])
+        except StoreError:
+            raise
         except EmrayError as error:
             self._fail(job, error)
             return

@@ -16,6 +16,7 @@ from openai.types import Batch
 from emray.endpoint.asker import FIRST_WAIT_S, LONGEST_WAIT_S, span
 from emray.endpoint.asking import Endpoint
 from emray.endpoint.batch.submission import Submission
+from emray.endpoint.bodies import MOST_OUTPUT_BYTES, limiting
 from emray.endpoint.client import (
     CONNECT_TIMEOUT_S,
     Address,
@@ -50,7 +51,9 @@ class BatchService:
         address = Address.of(access)
         self._client = openai.OpenAI(
             **sdk_arguments(access),  # without retries: a repeated create would be a second batch
-            http_client=openai.DefaultHttpxClient(trust_env=not address.direct),
+            http_client=openai.DefaultHttpxClient(
+                trust_env=not address.direct, event_hooks=limiting(MOST_OUTPUT_BYTES)
+            ),
             timeout=httpx2.Timeout(spec.timeout_s, connect=CONNECT_TIMEOUT_S),
         )
 

@@ -8,11 +8,13 @@ import csv
 import json
 from collections.abc import Iterator
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from emray.data import json_rows, mended, read_text
 from emray.errors import DataError
+from emray.plain_files import plain_lines, read_plain
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LIST = ".json"  # of objects: read where it is named, but among other files it is mostly something else
@@ -50,17 +52,23 @@ def kind_of(path: Path) -> str:
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of a JSONL file."""
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                raise DataError(f"{path}:{number}: not JSON") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: a line holds one JSON object")
-            yield number, row
+    lines = plain_lines(path)
+    for number in count(1):
+        try:
+            line = next(lines, None)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+        if line is None:
+            return
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise DataError(f"{path}:{number}: not JSON") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: a line holds one JSON object")
+        yield number, row
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -93,9 +101,9 @@ def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: {str(error).splitlines()[0]}") from None
+        table = parquet.ParquetFile(pa.BufferReader(read_plain(path))).read()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}") from None
     for number, row in enumerate(table.to_pylist(), start=1):
         yield Row(_named(list(row), list(row.values()), where=f"{path}:{number}"), f"{path}:{number}")
 
