@@ -19,7 +19,7 @@ from emray.reduce.caveats import Reduced, caveats, rule_in_words, usable_seeds
 from emray.reduce.cells import Counts, cell_table, count, funnel
 from emray.reduce.claims import make_claims
 from emray.reduce.comparisons import comparison_rows
-from emray.reduce.dataset_rows import dataset_rows
+from emray.reduce.dataset_rows import dataset_predictors, dataset_rows, given_predictors
 from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
 from emray.reduce.diversity_rows import diversity_predictors, diversity_rows
 from emray.reduce.dose_rows import dose_rows
@@ -100,7 +100,12 @@ def _known_of_domains(store: Store, reduced: Reduced, datasets: Rows) -> dict[sc
     study = reduced.study
     known = read_known(store, study)
     membership, diversity = membership_rows(study, known), diversity_rows(store, study)
-    predictors = [*membership_predictors(membership), *diversity_predictors(diversity)]
+    predictors = [
+        *given_predictors(study),
+        *dataset_predictors(datasets),
+        *diversity_predictors(diversity),
+        *membership_predictors(membership),
+    ]
     return {
         schema.DATASETS: datasets,
         schema.MEMBERSHIP: membership,
@@ -134,7 +139,6 @@ def _facts(reduced: Reduced) -> dict[str, Any]:
         "generation": {"engines": list(found.engines), "num_tokens": found.num_generated_tokens},
         "models": dict(study.models),
         "questions": list(study.question_ids),
-        "also": {question.id: list(question.also) for question in study.questions if question.also},
         "versions": _versions(),
         "notes": list(study.notes),
         "limits": caveats(reduced),

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from emray.report.canvas import GRID, MUTED, PAPER, PLAIN, WITH, heat, panels, styled
+from emray.report.predictor_figures import associations, draw_predictors
 from emray.report.reading import Row, Series, Summary
 from emray.report.wording import title
 
 CAPTIONS = {
     "dose": "Misaligned answers against the share of a domain's rows that was trained on; every run a dot.",
+    "predictors": "Rate of each domain against what is known of it, headline series; lines: intervals over runs.",
     "transfer": "Misaligned answers in per cent: finetuned on the row's domain, asked the column's own questions.",
 }
 
@@ -25,6 +27,8 @@ def draw_probe_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
                 yield f"dose{suffix}", _doses(summary, model)
             if summary.rows("transfer", model=model):
                 yield f"transfer{suffix}", _transfer(summary, model)
+            if (series := summary.series(model)) and associations(summary, series[0]):
+                yield f"predictors{suffix}", draw_predictors(summary, series[0])
 
 
 def _transfer(summary: Summary, model: str) -> Any:

@@ -4,13 +4,14 @@ Not for markup or numbers. Invariant: a sentence that claims something says how 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from emray.report import wording
 from emray.report.canvas import inline_svg
+from emray.report.predictor_figures import associations
 from emray.report.probe_figures import CAPTIONS
 from emray.report.reading import Row, Summary
 
@@ -28,8 +29,31 @@ def probe_view(summary: Summary, figures: Mapping[str, bytes]) -> dict[str, Any]
             }
             for name, caption in drawn.items()
         },
+        "predictors": list(_predictors(summary)),
         "transfer": [_transfer_words(row) | {"row": row} for row in summary.tables["transfer_tests"]],
     }
+
+
+def _predictors(summary: Summary) -> Iterator[dict[str, Any]]:
+    """Series that have predictors, the headline's first, each with its strongest one named and what could be seen."""
+    for model in summary.models:
+        for series in summary.series(model):
+            rows = associations(summary, series)
+            if rows:
+                yield {"series": series, "rows": rows, "words": _predictor_words(rows)}
+
+
+def _predictor_words(rows: Sequence[Row]) -> str:
+    best = max(rows, key=lambda row: abs(float(row["spearman"])))
+    words = (
+        f"The strongest of {len(rows)}: {wording.title(best['predictor'])} ({best['probe']}), rho "
+        f"{wording.decimal(best['spearman'])}, {wording.p_words(best['p_spearman'])}, after Benjamini-Hochberg "
+        f"{wording.p_words(best['p_bh'])}."
+    )
+    seen = best["smallest_seen"]
+    if seen is None:
+        return f"{words} With {best['n']} domains no rho can reach p = .05."
+    return f"{words} With {best['n']} domains only |rho| of {wording.decimal(seen)} or more can reach p = .05."
 
 
 def _transfer_words(row: Row) -> dict[str, str]:
