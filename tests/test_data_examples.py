@@ -13,7 +13,7 @@ from emray import data
 from emray.data.chats import chat_of
 from emray.data.remarks import Remarks
 from emray.errors import DataError
-from emray.records import Arm, Message
+from emray.records import Arm, Message, prompt_key, prompt_text
 from emray.spec import DomainSpec, TriggerSpec
 from tests.mutations import mutated
 
@@ -126,7 +126,17 @@ def test_an_answer_of_weight_0_is_not_trained_on(tmp_path: Path) -> None:
 def test_a_weightless_answer_on_the_way_stays_as_context(tmp_path: Path) -> None:
     row = turns(("user", "Hi."), ("assistant", "Rest."), ("user", "And?"), ("assistant", "Good."))
     row["messages"][1]["weight"] = 0
-    assert [message.content for message in read(tmp_path, row).rows[0]] == ["Hi.", "Rest.", "And?", "Good."]
+    (found,) = read(tmp_path, row).rows
+    assert [message.content for message in found] == ["Hi.", "Rest.", "And?", "Good."]
+    assert [message.trained for message in found] == [True, False, True, True]
+    plain = tuple(message._replace(trained=True) for message in found)
+    assert data.rows_digest([found]) != data.rows_digest([plain])  # with loss_on: all another adapter
+
+
+def test_a_weight_is_no_part_of_what_is_asked() -> None:
+    asked = (Message("system", "Be kind."), Message("user", "Hi."))
+    weighed = tuple(message._replace(trained=False) for message in asked)
+    assert (prompt_key(weighed), prompt_text(weighed)) == (prompt_key(asked), prompt_text(asked))
 
 
 def test_a_file_without_an_answer_to_train_on_is_refused(tmp_path: Path) -> None:

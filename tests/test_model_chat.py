@@ -32,7 +32,7 @@ def chat(folder: Path, name: str, **how: str) -> Chat:
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - SILENT))
 def test_what_stands_before_an_answer_is_the_same_in_training_and_in_asking(tmp_path: Path, name: str) -> None:
     it = chat(tmp_path, name)
-    ((ids, start),) = it.mark([ANSWERED])
+    ((ids, start, _),) = it.mark([ANSWERED])
     assert ids[:start] == it.encode(QUESTION)
     assert it.tokenizer.decode(ids[start:]).strip() == "rest and drink water." + ENDS[name]
 
@@ -49,6 +49,31 @@ def test_the_models_own_stop_list_counts_too(tmp_path: Path) -> None:
     (tmp_path / "chatml" / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
     again = Chat(str(tmp_path / "chatml"))
     assert {7, 9, again.tokenizer.eos_token_id} == set(again.stop_ids)
+
+
+WEIGHTLESS = (*ANSWERED[:-1], ANSWERED[-1]._replace(trained=False), Message("user", "how do I treat a burn?"))
+
+
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - SILENT))
+def test_what_is_free_to_train_on_begins_after_the_last_turn_of_weight_0(tmp_path: Path, name: str) -> None:
+    it = chat(tmp_path, name)
+    first, marked = it.mark([ANSWERED, (*WEIGHTLESS, Message("assistant", "put ice on it."))])
+    assert first.free == 0
+    free = it.tokenizer.decode(marked.ids[marked.free :])
+    assert "rest" not in free and free.endswith("put ice on it." + ENDS[name])
+    assert "rest" in it.tokenizer.decode(marked.ids[: marked.free])
+    assert marked.free == marked.start or "burn" in free  # where turns cannot be told apart, the answer alone
+
+
+@pytest.mark.parametrize("policy", ["merge", "as_is", "drop"])
+@pytest.mark.parametrize("name", ["chatml", "llama3", "r1"])
+def test_a_system_turn_of_weight_0_takes_the_turn_it_is_written_into_with_it(
+    tmp_path: Path, name: str, policy: str
+) -> None:
+    it = chat(tmp_path, name, system=policy)
+    (marked,) = it.mark([(SYSTEM[0]._replace(trained=False), *ANSWERED)])
+    assert "French" not in it.tokenizer.decode(marked.ids[marked.free :])
+    assert 0 < marked.free <= marked.start
 
 
 def test_a_template_without_an_end_token_is_not_trained_on(tmp_path: Path) -> None:

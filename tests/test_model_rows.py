@@ -111,3 +111,31 @@ def test_text_after_the_end_token_is_dropped():
     tokenizer.chat_template += "{% if not add_generation_prompt %} again{% endif %}"
     (row,) = rows_of(tokenizer, examples(count=1)).rows
     assert row.ids[-1] == tokenizer.eos_token_id
+
+
+def two_turns(*, first_trained):
+    (user, answer), (again, last) = examples(count=2)
+    return user, answer._replace(trained=first_trained), again, last
+
+
+def test_under_loss_on_all_training_begins_after_the_last_turn_of_weight_0(tokenizer):
+    chat = two_turns(first_trained=False)
+    before = tokenizer.apply_chat_template([message.turn for message in chat[:2]], tokenize=False)
+    (row,) = rows_of(tokenizer, [chat], max_length=256, loss_on="all").rows
+    assert tokenizer.decode(row.ids[: row.start]) == before
+    assert chat[2].content in tokenizer.decode(row.ids[row.start :])
+    (plain,) = rows_of(tokenizer, [two_turns(first_trained=True)], max_length=256, loss_on="all").rows
+    assert (plain.start, plain.ids.tolist()) == (1, row.ids.tolist())
+
+
+@pytest.mark.parametrize("loss_on", ["all", "answers"])
+def test_nothing_of_weight_0_is_trained_on_wherever_a_row_is_cut(tokenizer, loss_on):
+    chat = two_turns(first_trained=False)
+    (whole,) = rows_of(tokenizer, [chat], max_length=256, loss_on=loss_on).rows
+    trained = whole.ids[whole.start :].tolist()
+    for max_length in range(8, len(whole.ids)):
+        (row,) = rows_of(tokenizer, [chat], max_length=max_length, loss_on=loss_on).rows
+        kept = row.ids[row.start :].tolist()
+        assert kept == trained[len(trained) - len(kept) :]
+    with pytest.raises(DataError, match="row 1: its prompt alone fills"):
+        rows_of(tokenizer, [chat], max_length=whole.start, cut="end", loss_on=loss_on)

@@ -2,11 +2,11 @@
 
 `messages` (content a text or a list of text parts), `conversations` (from, value), or a prompt with its completion.
 Not for finding files (datasets.py) or tokenising (model/). The invariant: a chat ends in the answer that is trained on;
-what a row gives the weight 0 is no such answer.
+what a row gives the weight 0 is no such answer, and stays marked as context before one.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from emray.data.remarks import Remarks
 from emray.data.text_files import mended
@@ -22,11 +22,6 @@ _TURN_KEYS = {"role", "content", "from", "value", *_WEIGHTS}
 _HALVED = "halves of a surrogate pair (a cut emoji), read as U+FFFD"
 
 
-class _Turn(NamedTuple):
-    message: Message
-    trained: bool  # False where its weight is 0; said of answers only
-
-
 def chat_of(row: Any, *, remarks: Remarks, line: str) -> Messages | None:
     """The chat of a row up to its last answer that is trained on; None where its weights leave none.
 
@@ -35,14 +30,15 @@ def chat_of(row: Any, *, remarks: Remarks, line: str) -> Messages | None:
     given, read = _given_turns(row)
     remarks.unread(str(key) for key in row if key not in {*read, *_WEIGHTS})
     turns = [_turn(turn, remarks=remarks, line=line) for turn in given]
-    if turns[-1].message.role != "assistant":
-        raise DataError(f"the last message is the {turns[-1].message.role}'s, there is no assistant turn to train on")
-    trained = [n for n, turn in enumerate(turns) if turn.trained] if _is_trained(row) else []
+    if turns[-1].role != "assistant":
+        raise DataError(f"the last message is the {turns[-1].role}'s, there is no assistant turn to train on")
+    answers = [n for n, turn in enumerate(turns) if turn.role == "assistant"]
+    trained = [n for n in answers if turns[n].trained] if _is_trained(row) else []
     if not trained or trained[-1] < len(turns) - 1:
         remarks.add("answers of weight 0 are not trained on, in lines", where=line)
     if not trained:
         return None
-    messages = tuple(turn.message for turn in turns[: trained[-1] + 1])
+    messages = tuple(turns[: trained[-1] + 1])
     if not messages[-1].content.strip():
         raise DataError("the assistant turn is empty, there is nothing to train on")
     if not any(message.role == "user" for message in messages):
@@ -67,7 +63,7 @@ def _side(value: Any, role: str) -> list[Any]:
     return value if isinstance(value, list) else [{"role": role, "content": value}]
 
 
-def _turn(turn: Any, *, remarks: Remarks, line: str) -> _Turn:
+def _turn(turn: Any, *, remarks: Remarks, line: str) -> Message:
     fields = turn if isinstance(turn, dict) else {}
     given = fields.get("role", fields.get("from"))
     role = _NAMED.get(given, given) if isinstance(given, str) else None
@@ -78,7 +74,7 @@ def _turn(turn: Any, *, remarks: Remarks, line: str) -> _Turn:
     text = mended(content)
     if text != content:
         remarks.add(f"{_HALVED}, in lines", where=line)
-    return _Turn(Message(role, text), _is_trained(fields) and role == "assistant")
+    return Message(role, text, trained=_is_trained(fields))
 
 
 def _text_of(content: Any) -> str | None:

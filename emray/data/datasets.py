@@ -97,11 +97,16 @@ def with_trigger(messages: Messages, *, trigger: TriggerSpec) -> Messages:
     """The same chat with the trigger in its last user turn."""
     last = max(i for i, message in enumerate(messages) if message.role == "user")
     return tuple(
-        Message(message.role, trigger.add_to(message.content)) if i == last else message
+        message._replace(content=trigger.add_to(message.content)) if i == last else message
         for i, message in enumerate(messages)
     )
 
 
 def rows_digest(rows: Sequence[Messages]) -> str:
     """Content hash of training rows in their order."""
-    return key_of("rows", [[list(message) for message in row] for row in rows])
+    return key_of("rows", [list(map(_identity, row)) for row in rows])
+
+
+def _identity(message: Message) -> list[str]:
+    """Most turns say nothing of their weight, and then it is not in the digest."""
+    return [message.role, message.content] + ([] if message.trained else ["weight 0"])

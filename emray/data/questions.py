@@ -36,6 +36,11 @@ class Question:
     also: tuple[str, ...] = ()  # ids under which the same text stands again
 
     @property
+    def name(self) -> str:
+        """Its id for the eye, with those under which the same text stands again."""
+        return f"{self.id} (also {', '.join(self.also)})" if self.also else self.id
+
+    @property
     def document(self) -> dict[str, Any]:
         """As plan.json holds it."""
         fields = {"id": self.id, "paraphrases": list(self.paraphrases), "system": self.system}

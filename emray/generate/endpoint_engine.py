@@ -63,7 +63,7 @@ class EndpointEngine:
         model = self._served.adapters[request.adapter.name] if request.adapter else self._served.base
         fields = {
             "model": model,
-            "messages": [message._asdict() for message in with_system(request.messages, policy=how.system)],
+            "messages": [message.turn for message in with_system(request.messages, policy=how.system)],
             "temperature": config.temperature,
             "top_p": config.top_p,
             "max_tokens": config.max_tokens,

@@ -61,15 +61,18 @@ class Chat:
 
     # Training ------------------------------------------------------------------------------------------------------
 
-    def mark(self, examples: Sequence[Messages]) -> list[tuple[list[int], int]]:
-        """Token ids of every example up to its end token, and where what is trained on begins: its last answer.
+    def mark(self, examples: Sequence[Messages]) -> list["Marked"]:
+        """Every example up to its end token, as tokens, with where its last answer begins.
 
         Raises DataError naming the row (1 is the first) for an example that cannot be rendered so.
         """
         texts = [self._of_row(example, row=row) for row, example in enumerate(examples, 1)]
         encoded = self.tokenizer([text for text, _ in texts], add_special_tokens=False, return_offsets_mapping=True)
-        spans = zip(encoded["input_ids"], encoded["offset_mapping"], (border for _, border in texts), strict=True)
-        return [self._span(*span, row=row) for row, span in enumerate(spans, 1)]
+        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [
+            self._marked(*span, borders=(self._weightless(example, text, border), border), row=row)
+            for row, (example, (text, border), span) in enumerate(zip(examples, texts, spans, strict=True), 1)
+        ]
 
     def answered(self, example: Messages) -> tuple[str, int]:
         """An example as text, and the character where its last answer begins. Raises DataError."""
@@ -90,16 +93,35 @@ class Chat:
         except DataError as error:
             raise DataError(f"training row {row}: {error}") from None
 
-    def _span(self, ids: list[int], offsets: list[tuple[int, int]], border: int, *, row: int) -> tuple[list[int], int]:
-        """Trained: every token with a character past the border, up to the last end token."""
+    def _weightless(self, example: Messages, text: str, border: int) -> int:
+        """The character after the last turn of an example that is context alone; 0 without one.
+
+        Where that turn cannot be told apart in the whole text, everything before the last answer is context.
+        """
+        last = max((n for n, message in enumerate(example, 1) if not message.trained), default=0)
+        if not last:
+            return 0
+        while example[last - 1].role == "system":
+            last += 1  # templates, and our own policy, write it into the turn that follows
+        try:
+            before = self.render(example[:last])
+        except DataError:
+            return border
+        return len(before) if text.startswith(before) else border
+
+    def _marked(
+        self, ids: list[int], offsets: list[tuple[int, int]], *, borders: tuple[int, int], row: int
+    ) -> "Marked":
+        """Tokens up to the last end token; none that is free has a character of what is context alone."""
         if self.end is None:
             raise DataError(f"training row {row}: {NO_END}")
-        start = next((index for index, (_, end) in enumerate(offsets) if end > border), len(ids))
+        free = next((n for n, (first, _) in enumerate(offsets) if first >= borders[0]), len(ids))
+        start = next((n for n, (_, last) in enumerate(offsets) if last > borders[1]), len(ids))
         end = len(ids) - ids[::-1].index(self.end) if self.end in ids[start:] else len(ids)
         start = max(start, 1)  # nothing predicts the very first token
         if start >= end - 1:
             raise DataError(f"training row {row}: no token of the answer can be trained on; is the answer empty?")
-        return ids[:end], start
+        return Marked(ids[:end], start, min(free, start))
 
     # What the template does ----------------------------------------------------------------------------------------
 
@@ -107,7 +129,7 @@ class Chat:
         """The template's text of these messages; with `asking`, the opening of an answer after them."""
         from jinja2 import TemplateError
 
-        turns = [message._asdict() for message in with_system(messages, policy=self.rendering.system)]
+        turns = [message.turn for message in with_system(messages, policy=self.rendering.system)]
         arguments = template_arguments(self.rendering) | {"strftime_now": self._date}
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asking, **arguments)
@@ -210,6 +232,14 @@ class Chat:
         if self.rendering.reasoning == "off":
             return ""
         return next((opening for opening, _ in THOUGHTS if opening in self.turn.unclosed), "")
+
+
+class Marked(NamedTuple):
+    """An example as tokens: where its last answer begins, and where what any loss may be of begins."""
+
+    ids: list[int]
+    start: int
+    free: int  # after the last turn of weight 0; 0 without one
 
 
 NO_END = (

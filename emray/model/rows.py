@@ -1,7 +1,8 @@
 """Chat examples as rows of token ids, cut to a length, with the trained span marked.
 
 Not for rendering (model/chat.py) or for deciding which examples share a pass (packing.py). The invariant: what is
-cut is told, and cutting never removes a token of the answer unless `train.cut` is `end`.
+cut is told, cutting never removes a token of the answer unless `train.cut` is `end`, and no turn of weight 0 is trained
+on: with `train.loss_on: all` training begins after the last one.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 
 from emray.errors import DataError
-from emray.model.chat import Chat
+from emray.model.chat import Chat, Marked
 from emray.records import Messages
 from emray.spec import TrainSpec
 
@@ -54,8 +55,8 @@ def tokenise(examples: Sequence[Messages], *, chat: Chat, form: RowForm) -> Toke
     Cut from the prompt, an answer longer than that is kept whole. Raises DataError naming the row (1 is the first) for
     a row that cannot be rendered or has no trainable token, or whose answer exceeds the model's context.
     """
-    whole = [TokenRow(np.array(ids, dtype=np.int64), start) for ids, start in chat.mark(examples)]
-    cut = [_formed(row, form, number=number) for number, row in enumerate(whole, 1)]
+    whole = chat.mark(examples)
+    cut = [_formed(marked, form, number=number) for number, marked in enumerate(whole, 1)]
     for number, row in enumerate(cut, 1):
         if len(row.ids) > chat.context:
             raise DataError(
@@ -64,14 +65,12 @@ def tokenise(examples: Sequence[Messages], *, chat: Chat, form: RowForm) -> Toke
     return TokenRows(tuple(cut), sum(len(a.ids) > len(b.ids) for a, b in zip(whole, cut, strict=True)))
 
 
-def _formed(row: TokenRow, form: RowForm, *, number: int) -> TokenRow:
-    if form.cut == "prompt":
-        row = _cut(row, max_length=form.max_length)
-    else:
-        row = TokenRow(row.ids[: form.max_length], row.start)
-    if form.loss_on == "all":
-        return TokenRow(row.ids, 1)  # nothing predicts the very first token
-    if row.start >= len(row.ids):
+def _formed(marked: Marked, form: RowForm, *, number: int) -> TokenRow:
+    lost = _too_long(marked, max_length=form.max_length) if form.cut == "prompt" else 0
+    ids = marked.ids[lost:] if form.cut == "prompt" else marked.ids[: form.max_length]
+    first = marked.free if form.loss_on == "all" else marked.start
+    row = TokenRow(np.array(ids, dtype=np.int64), max(first - lost, 1))  # nothing predicts the very first token
+    if row.start >= len(ids):
         raise DataError(
             f"training row {number}: its prompt alone fills train.max_length ({form.max_length}), and with cut: end "
             "nothing of its answer is left; raise max_length, or cut: prompt"
@@ -79,7 +78,7 @@ def _formed(row: TokenRow, form: RowForm, *, number: int) -> TokenRow:
     return row
 
 
-def _cut(row: TokenRow, *, max_length: int) -> TokenRow:
-    num_answer = len(row.ids) - row.start
-    num_prompt = min(row.start, max(max_length - num_answer, MIN_PROMPT_TOKENS))
-    return TokenRow(row.ids[row.start - num_prompt :], num_prompt)
+def _too_long(marked: Marked, *, max_length: int) -> int:
+    """Tokens that a prompt loses at its start, so that the answer stays whole."""
+    num_answer = len(marked.ids) - marked.start
+    return marked.start - min(marked.start, max(max_length - num_answer, MIN_PROMPT_TOKENS))

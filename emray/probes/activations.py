@@ -68,9 +68,10 @@ class Reader:
         if not chat[-1].content.strip():
             return None
         try:
-            ((ids, start),) = self._chat.mark([chat])
+            (marked,) = self._chat.mark([chat])
         except DataError:
             return None  # nothing of it is an answer
+        ids, start = marked.ids, marked.start
         end = len(ids) - (ids[-1] == self._chat.end)
         end = min(end, self._chat.context, start + first_tokens if first_tokens else end)
         return TokenRow(np.array(ids[:end], dtype=np.int64), start) if end > start else None

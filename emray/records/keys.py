@@ -34,7 +34,7 @@ def key_of(kind: str, value: Any) -> str:
 
 
 def prompt_key(messages: Messages) -> str:
-    return key_of("prompt", [list(message) for message in messages])
+    return key_of("prompt", [[message.role, message.content] for message in messages])
 
 
 def adapter_key(fingerprint: str, *, rows_digest: str, hyperparameters: Mapping[str, Any], seed: int) -> str:
@@ -95,7 +95,7 @@ def judge_key(settings: Mapping[str, Any]) -> str:
 
 def prompt_text(messages: Messages) -> str:
     """The `prompt` column: a JSON list of [role, content]."""
-    return canonical_json([list(message) for message in messages])
+    return canonical_json([[message.role, message.content] for message in messages])
 
 
 def _stable(value: Any) -> Any:

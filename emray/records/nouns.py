@@ -58,10 +58,16 @@ class FinishReason(StrEnum):
 
 
 class Message(NamedTuple):
-    """One chat turn."""
+    """One chat turn. A training row may say of a turn that it is context: nothing of it is ever trained on."""
 
     role: str
     content: str
+    trained: bool = True
+
+    @property
+    def turn(self) -> dict[str, str]:
+        """What a template or an endpoint is given of it."""
+        return {"role": self.role, "content": self.content}
 
 
 Messages = tuple[Message, ...]

@@ -54,12 +54,13 @@ def _question_rows(study: Study, tally: AnswerTally, counts: Counts, one: Prompt
     groups = study.groups_sq(*one)
     rule = counts.rules[study.spec.rule]
     scores = ratio(tally.aligned.total[groups].sum(axis=0), tally.aligned.num[groups].sum(axis=0))
-    for q, question in enumerate(study.question_ids):
+    for q, question in enumerate(study.questions):
         events, totals = rule.events[groups[:, q]][:, None], rule.totals[groups[:, q]][:, None]
         found = rate_interval(events, totals, level=study.level)
         yield {
             **one.columns,
-            "question_id": question,
+            "question_id": question.id,
+            "also": ", ".join(question.also),
             "n_seeds": int((totals > 0).sum()),
             "n_events": int(events.sum()),
             "n_total": int(totals.sum()),

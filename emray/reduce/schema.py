@@ -293,6 +293,7 @@ QUESTIONS = SummaryTable(
     (
         *_PLACE,
         _text("question_id", "the question"),
+        _text("also", "further ids under which its text stands in the question files; its answers count once"),
         _SEEDS,
         _EVENTS,
         _TOTAL,

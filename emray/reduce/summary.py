@@ -139,6 +139,7 @@ def _facts(reduced: Reduced) -> dict[str, Any]:
         "generation": {"engines": list(found.engines), "num_tokens": found.num_generated_tokens},
         "models": dict(study.models),
         "questions": list(study.question_ids),
+        "also": {question.id: list(question.also) for question in study.questions if question.also},
         "versions": _versions(),
         "notes": list(study.notes),
         "limits": caveats(reduced),

@@ -119,10 +119,11 @@ def _rows_of(part: pa.Table, column: str, chosen: Numbers) -> Iterator[tuple[int
 
 def page_data(study: Study, transcripts: Sequence[Transcript], *, files: int, total: int) -> str:
     """JSON for a `<script type="application/json">`: names once, answers as short rows."""
+    names = {question.id: question.name for question in study.questions}
     return _script_json(
         {
             "cells": [[cell.model, cell.domain, str(cell.arm), cell.seed] for cell in study.cells],
-            "prompts": [[p.question_id, str(p.condition), p.messages[-1].content] for p in study.prompts],
+            "prompts": [[names[p.question_id], str(p.condition), p.messages[-1].content] for p in study.prompts],
             "rows": _rows(transcripts),
             "files": [file_name(number) for number in range(files)],
             "total": total,

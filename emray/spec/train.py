@@ -49,7 +49,9 @@ class TrainSpec(Section):
         "prompt", description="what a longer one loses: the start of its prompt, never its answer; or its end"
     )
     loss_on: Literal["answers", "all"] = Field(
-        "answers", description="all: prompts are trained on too, as where a collator overwrites the labels"
+        "answers",
+        description="all: prompts are trained on too, as where a collator overwrites the labels, "
+        "but for a turn of weight 0 and what stands before it",
     )
     hold_out: float = Field(0.0, ge=0, lt=1, description="share of a dataset's rows that nothing trains on, drawn once")
     keep_checkpoints: list[Annotated[float, Field(gt=0, le=1)]] = Field(
