@@ -28,13 +28,14 @@ def shutdown_date(spec: EndpointSpec, *, model: str, base_url: str | None) -> da
     import httpx2
     import openai
 
+    from emray.endpoint.bodies import MOST_REPLY_BYTES, limiting
     from emray.endpoint.client import Address, sdk_arguments
     from emray.endpoint.refusals import body_of
 
     try:
         access = Access.read(spec, base_url=base_url)
         direct = Address.of(access).direct
-        web = httpx2.Client(trust_env=not direct)
+        web = httpx2.Client(trust_env=not direct, event_hooks=limiting(MOST_REPLY_BYTES))
         with openai.OpenAI(**sdk_arguments(access), timeout=TIMEOUT_S, http_client=web) as client:
             content = client.get("/models", cast_to=httpx2.Response).content
     except (UserError, openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ValueError):
