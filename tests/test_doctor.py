@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
@@ -263,3 +265,12 @@ def test_what_a_killed_writer_left_of_a_file_goes_after_an_hour(tmp_path: Path) 
     mend(store)
     assert not old.exists()
     assert new.exists()
+
+
+def test_a_part_of_an_earlier_version_is_told_by_the_doctor_and_left_alone_by_a_sweep(store: Store) -> None:
+    content = pa.BufferOutputStream()
+    pq.write_table(store.read_rows(Kind.VERDICTS).drop_columns(["asked"]), content)
+    store.write_bytes("verdicts/part-old.parquet", content.getvalue().to_pybytes())
+    (finding,) = examine(store)
+    assert (finding.name, finding.what) == ("verdicts/part-old.parquet", "it has no column 'asked'")
+    assert mend(store) == []

@@ -85,10 +85,10 @@ def adapters(store: Store, keys: Collection[str], *, weightless: bool = True) ->
                     yield Finding(name, what, _training(record), Location.ADAPTER)
 
 
-def parts(store: Store, kind: Kind, sizes: dict[str, int]) -> Iterator[Finding]:
-    """Those of a table's parts that cannot be read to the end."""
+def parts(store: Store, kind: Kind, sizes: dict[str, int], *, foreign: bool = True) -> Iterator[Finding]:
+    """Those of a table's parts that cannot be read to the end; `foreign`: or that another version of emray wrote."""
     for name, size in sizes.items():
-        what = _parquet(store, name, size, SCHEMAS[kind].names)
+        what = _parquet(store, name, size, SCHEMAS[kind].names if foreign else ())
         if what:
             redo = _REDO[kind].format(rows=_num_rows(store, name, size))
             yield Finding(name, what, redo, Location(str(kind)))

@@ -29,7 +29,7 @@ def mend(store: Store) -> list[str]:
     indexed = Keys(store.indexed_adapters())
     found = chain(
         adapters(store, [key for key in store.folders("adapters") if key not in indexed], weightless=False),
-        *(parts(store, kind, sizes) for kind, sizes in fresh.items()),
+        *(parts(store, kind, sizes, foreign=False) for kind, sizes in fresh.items()),
         journal(store, lines_only=True),
         stage_log(store),
     )
