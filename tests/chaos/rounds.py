@@ -4,6 +4,7 @@ Not for the faults themselves (faults.py). The invariant: after the last fault o
 with the undisturbed run's bytes, nothing lost, and nothing done twice but what was in flight.
 """
 
+import math
 import random
 import subprocess
 import time
@@ -17,6 +18,7 @@ import psutil
 
 from emray.doctor import examine
 from emray.doctor.checks import Location
+from emray.endpoint.journal import FLUSH_S
 from emray.localapi import LocalServer, serving
 from emray.store import Store
 from tests.chaos.faults import (
@@ -37,6 +39,8 @@ from tests.commands import start
 from tests.s3_server import Bucket, serving_bucket
 
 RESPONDER = "emray.toy.rules:reply"
+WRITE_S = 0.5  # of a segment of the journal to a bucket on this machine, which other work keeps busy
+UNWRITTEN = math.ceil(IN_FLIGHT * (FLUSH_S + WRITE_S) / (LATENCY_MS / 1000))  # replies that a kill may cost there
 LIMIT_S = 300.0  # for a command to end, whatever was done to it
 LONGEST_DELAY_S = {"train": 1.5, "generate": 3.0, "judge": 1.0}  # into a stage's work: about as long as it lasts
 LEAVE_S = 150.0  # Ray's raylet waits a minute for a control store that is gone, its agents for the raylet
@@ -138,13 +142,13 @@ class _Play:
         for _ in range(MOST_COMMANDS):
             struck = len(self._struck)
             code = self._command(left)
+            self._mend()
             if code == 0 and not self._spoil(left):
                 break
             if code != 0 and len(self._struck) == struck:  # nothing was done to this one
                 self._round.wrong.append(f"a command after the last fault ended with exit code {code}")
                 break
             self._spoil(left)
-            self._mend()
         ended_s = time.monotonic()
         self._round.outcomes = [Outcome(f.kind, f.stage, ended_s - at_s) for f, at_s in self._struck]
         self._look()
@@ -234,7 +238,8 @@ class _Play:
         now = results(self._store)
         this.lost = sum(now.lacks(earlier) for earlier in self._earlier) + now.lacks(self._study.results)
         this.done_twice = self._server.stats()["served_again"] + num_repeats(self._store)
-        allowed = sum(1 if fault.kind in SPOILED else IN_FLIGHT for fault, _ in self._struck)
+        in_memory = IN_FLIGHT + (UNWRITTEN if self._setting.bucket else 0)
+        allowed = sum(1 if fault.kind in SPOILED else in_memory for fault, _ in self._struck)
         if this.lost or this.done_twice > allowed:
             wrong.append(f"{this.lost} results lost, {this.done_twice} done twice where {allowed} may be")
         damage = [one for one in examine(self._store) if one.place != Location.TEMPORARY]
