@@ -135,6 +135,7 @@ class _Play:
         self._round = Round()
         self._struck: list[tuple[Planned, float]] = []
         self._earlier: list[Results] = []
+        self._num_known = 0  # replies on the store when the judge that counts was started
 
     def through(self, plan: Sequence[Planned]) -> Round:
         self._study.begin(self._store, stage=plan[0].stage)
@@ -220,7 +221,7 @@ class _Play:
         if self._setting.bucket:
             self._setting.bucket.refuses.clear()
         if not psutil.pid_exists(self._server.pid) or psutil.Process(self._server.pid).status() == psutil.STATUS_ZOMBIE:
-            self._server = self._serve()
+            self._server, self._num_known = self._serve(), len(results(self._store).replies)
 
     def _serve(self) -> LocalServer:
         server = serving(responder=RESPONDER, latency_ms=LATENCY_MS, port=self._study.port)
@@ -237,7 +238,8 @@ class _Play:
             wrong.append(f"other bytes than the undisturbed run's: {', '.join(differ)}")
         now = results(self._store)
         this.lost = sum(now.lacks(earlier) for earlier in self._earlier) + now.lacks(self._study.results)
-        this.done_twice = self._server.stats()["served_again"] + num_repeats(self._store)
+        served = self._server.stats()["served"]
+        this.done_twice = served - (len(now.replies) - self._num_known) + num_repeats(self._store)
         in_memory = IN_FLIGHT + (UNWRITTEN if self._setting.bucket else 0)
         allowed = sum(1 if fault.kind in SPOILED else in_memory for fault, _ in self._struck)
         if this.lost or this.done_twice > allowed:
