@@ -69,8 +69,20 @@ def _running(address: str | None) -> Iterator[None]:
     try:
         with last_word(_CORE_DIED.format(logs=logs), to=2), _native_errors_to(logs):
             yield
+    except ray.exceptions.RayTaskError:
+        raise  # an error of a worker's own, which is not Ray's
+    except ray.exceptions.RayError as error:
+        raise StageError(
+            f"Ray failed: {_said(error)}; run the same command to go on, all that is done is kept"
+        ) from None
     finally:
         ray.shutdown()
+
+
+def _said(error: BaseException) -> str:
+    """What happened: Ray puts it above its advice."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _init(address: str | None) -> None:

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -103,7 +103,9 @@ class Stream:
                 told = tally
 
     def _explain(self, error: ray.exceptions.RayError) -> EmrayError:
-        said: EmrayError | None = ray.get(self.attempts.last_failure.remote())
+        said: EmrayError | None = None
+        with suppress(ray.exceptions.RayError):  # it may have gone with Ray's core
+            said = ray.get(self.attempts.last_failure.remote())
         cause: BaseException = error  # Ray's own text ends in advice; what happened is at the bottom
         while (below := getattr(cause, "cause", None) or cause.__cause__) is not None:
             cause = below
