@@ -115,6 +115,7 @@ def cases(shape: str) -> list[Case]:
         Case(f"emray, pass of {large // 1024}k, dropout .05", "compiled", large, batch=many, dropout=0.05),
         Case(f"emray, 8 adapters, pass of {small // 1024}k", "compiled", small, adapters=8),
         Case(f"emray, 8 adapters, pass of {large // 1024}k", "compiled", large, adapters=8),
+        Case("emray, 8 adapters, 16 a step, dropout .05", "compiled", large, adapters=8, dropout=0.05),
         Case(f"plain torch, pass of {small // 1024}k", "plain", small),
         Case(f"plain torch, pass of {large // 1024}k", "plain", large),
     ]

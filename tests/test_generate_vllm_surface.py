@@ -21,7 +21,9 @@ ENGINE_ARGUMENTS = """
     model max_model_len max_num_seqs tensor_parallel_size distributed_executor_backend enable_prefix_caching
     enable_chunked_prefill max_num_batched_tokens use_tqdm_on_load disable_log_stats seed enable_lora max_loras
     max_cpu_loras max_lora_rank dtype enforce_eager kv_cache_memory_bytes generation_config load_format
+    compilation_config enable_flashinfer_autotune
 """.split()
+LOADERS = ("_load", "_gpu_arguments", "_lora_arguments")
 
 # file of vLLM, class, function (empty: the class's own fields), names it must take or have, in any order
 SURFACE = [
@@ -30,6 +32,7 @@ SURFACE = [
     ("v1/engine/llm_engine.py", "LLMEngine", "add_lora", ["lora_request"]),
     ("v1/engine/llm_engine.py", "LLMEngine", "step", []),
     ("engine/arg_utils.py", "EngineArgs", "", ENGINE_ARGUMENTS),
+    ("config/compilation.py", "CompilationConfig", "", list(vllm_engine.GRAPHS)),
     (
         "sampling_params.py", "SamplingParams", "",
         "n seed temperature top_p max_tokens stop_token_ids detokenize output_kind".split(),
@@ -86,7 +89,7 @@ def test_a_name_that_vllm_does_not_have_is_noticed() -> None:
 
 def test_every_engine_argument_that_emray_passes_is_looked_for() -> None:
     tree = ast.parse(Path(vllm_engine.__file__).read_text(encoding="utf-8"))
-    loaders = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in ("_load", "_lora_arguments")]
+    loaders = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in LOADERS]
     keys = {
         key.value
         for loader in loaders
@@ -95,7 +98,7 @@ def test_every_engine_argument_that_emray_passes_is_looked_for() -> None:
         for key in node.keys
         if isinstance(key, ast.Constant)
     }
-    assert len(loaders) == 2
+    assert len(loaders) == len(LOADERS)
     assert keys == set(ENGINE_ARGUMENTS)
 
 

@@ -29,6 +29,7 @@ HEAD_TOKENS = 1024  # whose logits exist at a time: [1024, 152k] in bf16 are 0.3
 MAX_PASS = 16_384  # tokens; larger ones were no faster on an H100
 MIN_PASS = 2048  # below, recomputing activations of larger ones is faster
 USUAL_PASS = 8192  # on a CPU, and where weights are sharded
+PREFETCHED = 1_000_000_000  # parameters that a process holds whole of a sharded model
 TRAINED_SHARE = 0.5  # of tokens whose logits are computed: answers, not prompts
 MAX_WORKERS = 64
 CPU = "cpu"  # beside the names of GPUs
@@ -135,7 +136,8 @@ def _kept_bytes(shape: ModelShape, *, spec: TrainSpec) -> int:
 
 def sharded_bytes(shape: ModelShape, *, spec: TrainSpec, token_budget: int, num_workers: int) -> float:
     """Of one GPU of several that share the weights (ZeRO-3) and take the eager step."""
-    weights = 2 * shape.num_parameters * (1 / num_workers + 1 / shape.num_layers)  # the layer at work is whole
+    whole = min(PREFETCHED, shape.num_parameters)  # the layers at work and those to come
+    weights = 2 * (shape.num_parameters / num_workers + whole)
     layer = 2 * (10 * shape.hidden + 4 * shape.kv_width + 5 * shape.intermediate)  # bytes a token, bf16
     kept = 2 * shape.hidden * shape.num_layers + layer if spec.gradient_checkpointing else layer * shape.num_layers
     logits = TRAINED_SHARE * shape.vocabulary * (2 + 4 + 4)  # bf16, float32 and its gradient
