@@ -121,10 +121,10 @@ def _run(work: Work, folder: Path, options: argparse.Namespace) -> Scaled:
         variables = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
         firsts = _watch(process, out, until=time.monotonic() + options.run_s)
-    if process.returncode != 0:
-        told = [line for line in log.read_text().splitlines() if line.strip()][-3:]
-        return Scaled(work.name, work.gpus, work.cells, 0, note=" / ".join(told)[-300:])
     scaled = _read(work, out, begun=begun, first_block=firsts)
+    if process.returncode != 0:
+        told = [line for line in log.read_text().splitlines() if line.strip()][-1:]
+        scaled = scaled._replace(note=f"ended early: {''.join(told)[-200:]}")
     print(json.dumps(scaled._asdict()), flush=True)
     return scaled
 
@@ -160,6 +160,8 @@ def _read(work: Work, out: Path, *, begun: float, first_block: float | None) -> 
     import pyarrow.dataset as ds
 
     paths = sorted((out / "adapters").glob("*/record.json"), key=lambda path: path.stat().st_mtime)
+    if not paths:
+        return Scaled(work.name, work.gpus, work.cells, 0)
     records = [json.loads(path.read_text())["details"] for path in paths]
     walls = {
         path.stem.split("-", 1)[1]: json.loads(path.read_text())["wall_s"] for path in (out / "log").glob("*.json")
@@ -169,7 +171,7 @@ def _read(work: Work, out: Path, *, begun: float, first_block: float | None) -> 
     rates = [r["num_tokens_real"] / r["wall_s"] / shared for r in records]
     last_cell = paths[-1].stat().st_mtime
     answers, rate = 0, None
-    if first_block is not None:
+    if first_block is not None and "generate" in walls:
         rows = ds.dataset(out / "generations", format="parquet").to_table(columns=["num_tokens"])
         answers = rows.num_rows
         ended = last_cell + walls["generate"]
