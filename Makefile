@@ -19,11 +19,12 @@ chaos: install
 soak: install
 	$(RUN) -m pytest -m soak
 
-# On a machine with a GPU: the tests marked so, and what training takes there in time and memory.
+# On a machine with GPUs: the tests marked so, what training takes in time and memory, and what engines give.
 gpu: install
 	$(RUN) -m pytest -m gpu
 	$(RUN) -m benchmarks.gpu_train
 	$(RUN) -m benchmarks.gpu_memory
+	$(RUN) -m benchmarks.gpu_generate
 
 check: install
 	$(VENV)/bin/ruff check emray tests benchmarks

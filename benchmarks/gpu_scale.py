@@ -73,12 +73,11 @@ def main() -> None:
             shape = [sys.executable, "-m", "benchmarks.gpu_generate", "--shape", options.shape]
             subprocess.run([*shape, "--make", "--folder", str(folder)], check=True)
         write_rows(folder / "rows.jsonl", count=options.rows)
-        runs = [_run(work, folder, options) for work in _works(options)]
+        runs: list[Scaled] = []
+        for work in _works(options):
+            runs.append(_run(work, folder, options))
+            report = _keep(options, runs)  # a call that is cut short leaves what it has
     _tell(runs)
-    report = _report(options, runs)
-    RESULTS.mkdir(exist_ok=True)
-    stem = f"gpu_scale_{report['device'].replace(' ', '_').lower()}_{report['date']}"
-    (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
 
 
@@ -203,6 +202,14 @@ def _tell(runs: Sequence[Scaled]) -> None:
         seconds = (run.train_s, run.generate_s, run.first_cell_s, run.first_answers_s, run.tokens_per_gpu_s)
         table.add_row(*cells, *("-" if value is None else f"{value:,.0f}" for value in seconds), run.note)
     Console(width=160).print(table)
+
+
+def _keep(options: argparse.Namespace, runs: Sequence[Scaled]) -> dict[str, Any]:
+    report = _report(options, runs)
+    RESULTS.mkdir(exist_ok=True)
+    stem = f"gpu_scale_{report['device'].replace(' ', '_').lower()}_{report['date']}"
+    (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
 
 
 def _report(options: argparse.Namespace, runs: Sequence[Scaled]) -> dict[str, Any]:

@@ -8,12 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emray.cluster import ON_CPU, Attempts
+from emray.context import Context
 from emray.model.rows import TokenRow
 from emray.store import Store
 from emray.train import adapter
 from emray.train.compiled import CompiledStep, Execution
 from emray.train.dropout import drop, salts
 from emray.train.passes import Cells, Cut, Shapes, balanced, lay
+from emray.train.queue import CellQueue
+from emray.train.schedule import _Outcomes
 from tests.train_world import examples, group, mixed_examples, recipe, warm_base
 
 PLAIN = Execution(compiled=False, graphs=False, recompute=False)
@@ -192,6 +196,17 @@ def test_a_model_whose_logits_the_step_does_not_give_is_left_to_the_eager_one(ba
         decoder.forward = forward
     assert run.arithmetic.startswith("eager: its logits differ from the model's own by ")
     assert run.finished
+
+
+def test_why_steps_on_a_gpu_are_not_compiled_is_said_once(capsys, tmp_path):
+    context = Context(Store(str(tmp_path)), hardware=ON_CPU)
+    attempts = Attempts(most=1, nodes=list)
+    outcomes = _Outcomes((), context=context, queue=CellQueue([], attempts=attempts), attempts=attempts)
+    for how in ("", "compiled", "eager: its output head is more than a product", "compiled"):
+        for _ in range(2):
+            outcomes.tell_how(how)
+    told = capsys.readouterr().err
+    assert told == "train: steps are not compiled, eager: its output head is more than a product\n"
 
 
 def _shifted(output):

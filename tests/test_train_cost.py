@@ -63,13 +63,13 @@ def test_a_hub_id_tells_its_size_or_nothing(name, expected):
 
 
 def test_hours_are_tokens_times_flops_over_speed():
-    # 2.1 M tokens x 4 x 7e9 / (0.47 x 989e12) = 126.5 s; a small model makes use of 0.17
+    # 2.1 M tokens x 4 x 7e9 / (0.47 x 989e12) = 126.5 s; a small model makes use of 0.18
     hours = gpu_hours(2.1e6, parameters=7e9, spec=TrainSpec(), gpu=GPUS["h100"])
     assert hours * 3600 == pytest.approx(126.5, abs=0.1)
     checkpointed = TrainSpec(gradient_checkpointing=True)
     assert gpu_hours(2.1e6, parameters=7e9, spec=checkpointed, gpu=GPUS["h100"]) == pytest.approx(1.5 * hours)
     small = gpu_hours(2.1e6, parameters=0.7e9, spec=TrainSpec(), gpu=GPUS["h100"])
-    assert small == pytest.approx(hours / 10 * 0.47 / 0.17)
+    assert small == pytest.approx(hours / 10 * 0.47 / 0.18)
 
 
 def test_tokens_are_capped_by_the_length_limit():

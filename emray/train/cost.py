@@ -49,7 +49,7 @@ class Gpu(NamedTuple):
 
 
 GPUS = {
-    "h100": Gpu(989e12, 80 * GIB, 0.47, 0.17),  # 7B and 0.5B, 16 examples a step, dropout .05, 2026-11-25
+    "h100": Gpu(989e12, 80 * GIB, 0.47, 0.18),  # 7B and 0.5B, 16 examples a step, dropout .05, 2026-11-25
     "h200": Gpu(989e12, 141 * GIB),
     "a100": Gpu(312e12, 80 * GIB),
     "l40s": Gpu(362e12, 48 * GIB),

@@ -175,7 +175,7 @@ class _Outcomes(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._tell_how(result["how"])
+        self.tell_how(result["how"])
         if not result["done"]:
             label = self._jobs[trial.config["cells"][0]].cell.label
             self._advance(0, f"loss {result['loss']:.2f} at step {result['steps']} of {label}")
@@ -184,7 +184,7 @@ class _Outcomes(tune.Callback):
         if trial.trial_id not in self._workers:  # withdrawn before it started
             return
         result = trial.last_result
-        self._tell_how(result["how"])
+        self.tell_how(result["how"])
         note = f"failed: {result['failed'][-1]}" if result["failed"] else f"loss {result['loss']:.2f}"
         self._advance(len(trial.config["cells"]), note)
 
@@ -208,7 +208,7 @@ class _Outcomes(tune.Callback):
             self._looked_s = time.monotonic()
             self._advance(0, self._hardware.waiting() or "starting")
 
-    def _tell_how(self, how: str) -> None:
+    def tell_how(self, how: str) -> None:
         """A GPU whose steps are not compiled takes several times as long: that is said at once, on its own line."""
         if how.startswith("eager") and how not in self._told:
             self._told.add(how)
