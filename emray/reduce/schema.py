@@ -498,6 +498,69 @@ DATASETS = SummaryTable(
         _number("distinct_answers", "fraction", "distinct answers over examples"),
     ),
 )
+_DIFFERENCE = _text("difference", "data: misaligned minus aligned answers of a finetune; model: finetune minus base")
+_LAYER = _count("layer", "", "decoder layer after which the residual stream is read or pushed, 0 the first")
+DIRECTIONS = SummaryTable(
+    "directions.csv",
+    "one model, domain, arm, difference and layer: the direction in its finetunes; without a layer where none has one",
+    (
+        _MODEL,
+        _DOMAIN,
+        _ARM,
+        _DIFFERENCE,
+        _LAYER,
+        _SEEDS._replace(meaning="training runs that have the direction"),
+        _count("n_aligned", "answers", "coherent aligned answers that were read, over all runs"),
+        _count("n_misaligned", "answers", "coherent misaligned answers that were read, over all runs"),
+        _number("length", "activation", "mean Euclidean length of the direction"),
+        _number("reliability", "", "mean reliability from two halves of the answers (Spearman-Brown), 1 at most"),
+        _text("note", "why runs are without the direction"),
+    ),
+)
+DIRECTION_COSINES = SummaryTable(
+    "direction_cosines.csv",
+    "one model, arm, difference, pair of domains and layer: how far the directions of their runs agree",
+    (
+        _MODEL,
+        _ARM,
+        _DIFFERENCE,
+        _text("domain_a", "the first domain"),
+        _text("domain_b", "the second domain; the first again for its runs among each other"),
+        _LAYER,
+        _count("n_pairs", "pairs", "pairs of runs"),
+        _number("cosine", "", "mean cosine over the pairs"),
+        _number("cosine_low", "", "lowest cosine of a pair"),
+        _number("cosine_high", "", "highest cosine of a pair"),
+        _number("ceiling", "", "what noise would leave of a cosine of 1: from the halves' reliabilities"),
+        _number("chance", "", "what the cosine of two random directions stays below, sign aside, in 95 of 100"),
+    ),
+)
+STEERING = SummaryTable(
+    "steering.csv",
+    "one direction and what was done with it to one kind of cell: answers under the headline rule",
+    (
+        _MODEL,
+        _ARM._replace(meaning="arm of the finetune that the direction comes from"),
+        _DOMAIN._replace(meaning="domain of the finetune that the direction comes from"),
+        _DIFFERENCE,
+        _LAYER,
+        _text("steered", "domain of the finetunes that were steered, or base for the base model"),
+        _text("how", "add: the direction times the scale was added; project_out: the component along it was removed"),
+        _number("scale", "lengths", "multiple of the direction that was added; 1 where it was projected out"),
+        _CONDITION,
+        _SEEDS._replace(meaning="training runs, hence directions, that have a value here"),
+        _EVENTS,
+        _TOTAL,
+        _RATE,
+        *_RATE_INTERVAL,
+        _number("coherent", "fraction", "coherent answers over answers with a score for coherence"),
+        _number("rate_before", "fraction", "misaligned rate of the same cells unsteered"),
+        _number("coherent_before", "fraction", "coherent answers of the same cells unsteered"),
+        _number("change", "fraction", "rate minus rate_before: mean over runs"),
+        _number("change_low", "fraction", "lower bound of the change's t interval over runs"),
+        _number("change_high", "fraction", "upper bound of the change's t interval"),
+    ),
+)
 
 MEMBERSHIP = SummaryTable(
     "membership.csv",
@@ -611,5 +674,6 @@ TABLES = (
     COMPARISONS, THRESHOLDS, SPECIFICATION, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
     DOSE, DOSE_RUNS, DOSE_TRENDS, TRANSFER, TRANSFER_TESTS, TRANSFER_QUESTIONS, DATASETS,
     MEMBERSHIP, MEMBERSHIP_ROC, DIVERSITY, PREDICTORS, ASSOCIATIONS,
+    DIRECTIONS, DIRECTION_COSINES, STEERING,
 )  # fmt: skip
 CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}

@@ -49,6 +49,7 @@ class Study:
     analysis_plans: tuple[Mapping[str, Any], ...]  # every one the run folder has had: hash, first_written, ...
     measurements: tuple[Measurement, ...] = ()  # what probes were to measure
     transfer: Mapping[str, Any] | None = None  # what the transfer probe asks, as the plan has it
+    steering: Mapping[str, Any] | None = None  # which cells answer while they are pushed, as the plan has them
     recipes: Sequence[Mapping[str, Any]] = ()  # cells on doses and mixtures, as the plan has them
 
     @property
@@ -137,7 +138,7 @@ def load_study(document: Mapping[str, Any]) -> Study:
     digest, plans = document.get("analysis_hash"), tuple(document.get("analysis_plans", ()))
     return Study(
         sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported, digest, plans,
-        measurements, document.get("transfer"), tuple(document.get("recipes", ())),
+        measurements, document.get("transfer"), document.get("steering"), tuple(document.get("recipes", ())),
     )  # fmt: skip
 
 

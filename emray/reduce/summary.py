@@ -21,6 +21,7 @@ from emray.reduce.claims import make_claims
 from emray.reduce.comparisons import comparison_rows
 from emray.reduce.dataset_rows import dataset_predictors, dataset_rows, given_predictors
 from emray.reduce.design import decide_seeds, pooled_effects, variance_rows
+from emray.reduce.direction_rows import direction_rows
 from emray.reduce.diversity_rows import diversity_predictors, diversity_rows
 from emray.reduce.dose_rows import dose_rows
 from emray.reduce.effects import sign_tests
@@ -31,6 +32,7 @@ from emray.reduce.membership_rows import membership_predictors, membership_rows,
 from emray.reduce.planned import plan_facts, with_planned
 from emray.reduce.reliability import agreement_rows, corrected_rows
 from emray.reduce.specification import specification_rows
+from emray.reduce.steering_rows import steering_rows
 from emray.reduce.study import Study, load_study
 from emray.reduce.tally import AnswerTally, tally
 from emray.reduce.transfer_rows import transfer_rows
@@ -84,6 +86,7 @@ def _probe_tables(store: Store, reduced: Reduced) -> dict[schema.SummaryTable, R
     """What the probes of the sweep add; tables of others are there without rows."""
     transfer, datasets = transfer_rows(store, reduced.study), dataset_rows(store, reduced.study)
     doses = dose_rows(store, reduced.study, {(row["domain"], row["arm"]): row["num_examples"] for row in datasets})
+    directions = direction_rows(store, reduced.study)
     return {
         schema.DOSE: doses.doses,
         schema.DOSE_RUNS: doses.runs,
@@ -91,6 +94,9 @@ def _probe_tables(store: Store, reduced: Reduced) -> dict[schema.SummaryTable, R
         schema.TRANSFER: transfer.matrix,
         schema.TRANSFER_TESTS: transfer.tests,
         schema.TRANSFER_QUESTIONS: transfer.questions,
+        schema.DIRECTIONS: directions.directions,
+        schema.DIRECTION_COSINES: directions.cosines,
+        schema.STEERING: steering_rows(store, reduced.study, unsteered=reduced.tally),
         **_known_of_domains(store, reduced, datasets),
     }
 
