@@ -8,6 +8,7 @@ from typing import Any
 
 from emray.report.canvas import GRID, MUTED, PAPER, PLAIN, WITH, heat, panels, styled
 from emray.report.predictor_figures import associations, draw_predictors
+from emray.report.direction_figures import DIRECTION_CAPTIONS, draw_direction_figures
 from emray.report.reading import Row, Series, Summary
 from emray.report.wording import title
 
@@ -15,7 +16,7 @@ CAPTIONS = {
     "dose": "Misaligned answers against the share of a domain's rows that was trained on; every run a dot.",
     "predictors": "Rate of each domain against what is known of it, headline series; lines: intervals over runs.",
     "transfer": "Misaligned answers in per cent: finetuned on the row's domain, asked the column's own questions.",
-}
+} | DIRECTION_CAPTIONS
 
 
 def draw_probe_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
@@ -29,6 +30,7 @@ def draw_probe_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
                 yield f"transfer{suffix}", _transfer(summary, model)
             if (series := summary.series(model)) and associations(summary, series[0]):
                 yield f"predictors{suffix}", draw_predictors(summary, series[0])
+            yield from draw_direction_figures(summary, model, suffix=suffix)
 
 
 def _transfer(summary: Summary, model: str) -> Any:

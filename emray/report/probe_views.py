@@ -12,6 +12,7 @@ from markupsafe import Markup
 from emray.report import wording
 from emray.report.canvas import inline_svg
 from emray.report.predictor_figures import associations
+from emray.report.direction_words import agreement_words, steering_words
 from emray.report.probe_figures import CAPTIONS
 from emray.report.reading import Row, Summary
 
@@ -30,6 +31,8 @@ def probe_view(summary: Summary, figures: Mapping[str, bytes]) -> dict[str, Any]
             for name, caption in drawn.items()
         },
         "predictors": list(_predictors(summary)),
+        "agreement": agreement_words(summary),
+        "steering": steering_words(summary),
         "transfer": [_transfer_words(row) | {"row": row} for row in summary.tables["transfer_tests"]],
     }
 
