@@ -29,7 +29,7 @@ def steering_rows(store: Store, study: Study, *, unsteered: AnswerTally) -> Rows
     if study.steering is None:
         return []
     mine = _study_of(study, study.steering)
-    before, after = _Answers.of(study, unsteered), _Answers.of(mine, tally(store, mine))
+    before, after = _CellCounts.of(study, unsteered), _CellCounts.of(mine, tally(store, mine))
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for one in study.steering["cells"]:
         groups.setdefault(tuple(one[name] for name in _PLACE), []).append(one)
@@ -54,7 +54,7 @@ class _Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Answers:
+class _CellCounts:
     """Counts of some cells' answers."""
 
     study: Study
@@ -63,7 +63,7 @@ class _Answers:
     position: Mapping[str, int]  # of a cell, by its key
 
     @classmethod
-    def of(cls, study: Study, found: AnswerTally) -> "_Answers":
+    def of(cls, study: Study, found: AnswerTally) -> "_CellCounts":
         position = {cell.key: number for number, cell in enumerate(study.cells)}
         return cls(study, count(found, study.spec.rules), found.coherent.num, position)
 
@@ -77,7 +77,7 @@ class _Answers:
 
 
 def _row(
-    place: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], before: _Answers, after: _Answers
+    place: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], before: _CellCounts, after: _CellCounts
 ) -> dict[str, Any]:
     runs = [after.run(one["key"], one["condition"]) for one in cells]
     unsteered = [before.run(one["of"], one["condition"]) for one in cells]

@@ -75,7 +75,7 @@ def _scales(summary: Summary, model: str) -> Any:
     for axes, place in zip(grid, order, strict=False):
         _scale_line(axes, sorted(groups[place], key=lambda row: row["scale"]))
         _, domain, difference, layer = place
-        axes.set_title(f"{title(domain)}, layer {layer} ({difference})", fontsize=7.5, loc="left")
+        axes.set_title(f"{title(domain)}\nlayer {layer}, {difference}", fontsize=7.5, loc="left")
     figure.supxlabel("scale, in lengths of the direction", fontsize=8.5, color=MUTED)
     return figure
 
