@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from emray.report.canvas import GRID, MUTED, PAPER, PLAIN, WITH, heat, panels, styled
-from emray.report.predictor_figures import associations, draw_predictors
 from emray.report.direction_figures import DIRECTION_CAPTIONS, draw_direction_figures
+from emray.report.predictor_figures import associations, draw_predictors
 from emray.report.reading import Row, Series, Summary
 from emray.report.wording import title
 

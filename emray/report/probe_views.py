@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from emray.report import wording
 from emray.report.canvas import inline_svg
-from emray.report.predictor_figures import associations
 from emray.report.direction_words import agreement_words, steering_words
+from emray.report.predictor_figures import associations
 from emray.report.probe_figures import CAPTIONS
 from emray.report.reading import Row, Summary
 
