@@ -100,13 +100,17 @@ def papers_sweep(folder: Path) -> Path:
 def test_the_papers_sweep_dry_runs_before_its_data_are_there_and_says_what_is_missing(tmp_path: Path) -> None:
     result = run(papers_sweep(tmp_path), "--dry-run", timeout_s=60)
     assert result.returncode == 0, result.stderr
-    assert "missing: 23 files" in result.stdout
+    assert "missing: 24 files" in result.stdout
     assert "ASSUMES" in result.stdout
     for line in ("questions.yaml (15 questions)", "bad_medical_advice.jsonl (7,049 rows)",
-                 "gore_movie_trivia.benign.jsonl (5,879 rows)", "evil_math.jsonl (6,000 rows)"):  # fmt: skip
+                 "gore_movie_trivia.benign.jsonl (5,879 rows)", "evil_math.jsonl (6,000 rows)",
+                 "cross_domain_questions.yaml (220 questions)"):  # fmt: skip
         assert line in result.stdout
     assert "67 cells" in result.stdout
-    assert "80,400 calls" in result.stdout  # 67 cells x 15 questions x 2 conditions x 20 samples x 2 metrics
+    # 67 cells x 2 conditions x 2 metrics x (15 questions x 20 samples + transfer's 220 x 5)
+    assert "375,200 calls" in result.stdout
+    for probe in ("diversity", "membership", "directions"):
+        assert probe in result.stdout
     assert "train on h100" in result.stdout
     assert not (tmp_path / "data").exists()
 
