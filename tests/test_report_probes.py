@@ -108,3 +108,10 @@ def test_the_section_opens_in_a_browser_without_a_word_in_the_console(store):
         assert page.locator("#probes h3").count() == 3
         browser.close()
     assert said == []
+
+
+def test_the_markdown_says_the_same_in_sentences(store):
+    text = store.read_bytes("report/report.md").decode()
+    assert "## Probes" in text
+    for words in ("- Transfer, backdoor, with trigger: ", "- Dose, gore movie trivia (backdoor, ", "- Predictors, "):
+        assert words in text
