@@ -106,7 +106,7 @@ def last_word(message: str, *, to: int) -> Iterator[None]:
     """
     command = ["/bin/sh", "-c", 'read -r _ || printf "\\n%s\\n" "$1" >&2', "sh", message]
     child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=to, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=to, start_new_session=True, env={}
     )
     assert child.stdin is not None
     _told.append(child.stdin)

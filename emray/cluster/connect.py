@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from emray.cluster.closed import asks_for_a_token, closed
+from emray.cluster.withheld import hub_token_lent, keys_withheld
 from emray.ending import last_word, own_signals
 from emray.errors import StageError, UserError
 
@@ -58,7 +59,7 @@ def connected(address: str | None) -> Iterator[None]:
 def _running(address: str | None) -> Iterator[None]:
     import ray
 
-    with own_signals():
+    with own_signals(), keys_withheld():
         _init(address)
     if address and not asks_for_a_token():
         print(_OPEN.format(address=address), file=sys.stderr)
@@ -67,7 +68,7 @@ def _running(address: str | None) -> Iterator[None]:
     node = ray.worker._global_node  # None for a ray:// client, whose core runs elsewhere
     logs = Path(node.get_logs_dir_path()) / "emray-driver.err" if node else Path(os.devnull)
     try:
-        with last_word(_CORE_DIED.format(logs=logs), to=2), _native_errors_to(logs):
+        with last_word(_CORE_DIED.format(logs=logs), to=2), _native_errors_to(logs), hub_token_lent():
             yield
     except ray.exceptions.RayTaskError:
         raise  # an error of a worker's own, which is not Ray's

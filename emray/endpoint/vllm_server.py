@@ -23,7 +23,7 @@ import psutil
 import ray
 import ray.exceptions
 
-from emray.cluster import Hardware, NoGpuHere, device_here
+from emray.cluster import HUB_TOKEN, Hardware, NoGpuHere, device_here, hub_token
 from emray.endpoint.access import introduce
 from emray.endpoint.pool import plain
 from emray.errors import StageError
@@ -97,6 +97,8 @@ class VllmServer:
         command += ["--tensor-parallel-size", str(resources.tensor_parallel)] if gpu else ["--enforce-eager"]
         threads = {"OMP_NUM_THREADS": str(max(1, int(resources.cpus_per_engine)))}
         own = {"VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": self._key}
+        if token := hub_token():  # the server fetches the model itself
+            own[HUB_TOKEN] = token
         environment = os.environ | own | ({} if gpu else CPU | threads)
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from emray.cluster import hub_token
 from emray.data.places import model_path
 from emray.errors import DataError
 from emray.model.rendering import identity as rendering_identity
@@ -134,7 +135,12 @@ def _folder_of(location: str, *, only: list[str] | None, online: bool) -> str:
     from huggingface_hub import snapshot_download
 
     return snapshot_download(
-        name, revision=revision, allow_patterns=only, ignore_patterns=_NOT_FETCHED, local_files_only=not online
+        name,
+        revision=revision,
+        token=hub_token() if online else None,
+        allow_patterns=only,
+        ignore_patterns=_NOT_FETCHED,
+        local_files_only=not online,
     )
 
 
