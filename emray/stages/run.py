@@ -46,8 +46,10 @@ class Run:
         """Train, generate, judge and probe, or as many of these as come before `until` is over."""
         wanted = STAGES[: STAGES.index(until) + 1]
         jobs = tuple(self.training.missing(self.store))
-        if jobs:  # refused before anything is written
+        if jobs:  # what is refused is refused before anything is written
             self.services.hardware(self.plan)
+        elif GENERATE in wanted and not self.store.exists(PLAN):
+            self.services.start_ray()
         self._write_plan()
         self._forget_failures(wanted)
         did = self._judged_answers(jobs, wanted)
