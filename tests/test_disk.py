@@ -97,6 +97,25 @@ def test_training_on_a_full_disk_fails_no_cell_and_goes_on_when_there_is_room(tm
     assert "No space left on device; make room" in told
 
 
+@needs_mounts
+@pytest.mark.soak
+def test_a_disk_that_fills_while_answers_are_drawn_is_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    spec = write_sweep(tmp_path, domains=["gore_movie_trivia"], arms=["base"])
+    sweep = " ".join(command(spec, "--out", "$FOLDER/run")[2:])
+    script = f"""
+        set +e
+        $PYTHON -m {sweep} --until train > /dev/null  # plan.json alone
+        mount -o remount,size=$(( $(df -k --output=used $FOLDER | tail -1) + 8 ))k $FOLDER  # and the lease
+        $PYTHON -m {sweep} > /dev/null; echo "full $?"
+        mount -o remount,size=100m $FOLDER
+        $PYTHON -m {sweep} > /dev/null; echo "again $?"
+    """
+    result = in_mount(script, tmp_path / "disk", options="size=100m", timeout_s=400)
+    assert result.stdout.splitlines() == ["full 1", "again 0"], result.stdout + result.stderr
+    (told,) = result.stderr.strip().splitlines()
+    assert "No space left on device; make room and run the same command again" in told
+
+
 @pytest.mark.parametrize(
     ("part", "number"),
     [

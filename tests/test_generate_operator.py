@@ -1,6 +1,8 @@
 """What one actor does with a block: rows in the store first, failures as rows, repeats only of what is missing."""
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -134,6 +136,47 @@ def test_an_engine_that_never_finishes_anything_fails_the_stage_with_its_reason(
     with pytest.raises(StageError, match="died 3 times at its first block: out of memory"):
         generator(store, attempts, [])(as_table(0, block_of("die")))
     assert store.read_rows(Kind.GENERATIONS).num_rows == 0
+
+
+class OnDisk(Echo):
+    """An engine whose adapter lies where nothing may be read or written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__([])
+        self._error = error
+
+    def generate(self, requests: Sequence[SampleRequest]) -> Iterator[Finished]:
+        yield from super().generate(requests[:1])
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (errno.ENOSPC, 1, "/a/b: No space left on device; make room and run the same command again"),
+        (errno.EROFS, 2, "/a/b: Read-only file system; give another folder"),
+    ],
+)
+def test_what_a_disk_refuses_is_told_as_that_and_what_was_drawn_is_kept(
+    tmp_path: Path, number: int, code: int, said: str
+) -> None:
+    store, attempts = Store(str(tmp_path)), BlockAttempts()
+    engine = OnDisk(OSError(number, os.strerror(number), "/a/b"))
+    with pytest.raises(OSError, match="/a/b"):
+        Generator(CONFIG, store, ledger=ledger_of(attempts), engine=lambda _: engine)(as_table(0, block_of("a", "b")))
+    told = attempts.last_failure()
+    assert told is not None and told.exit_code == code and str(told).startswith(said)
+    assert store.read_rows(Kind.GENERATIONS).num_rows == 2
+
+
+def test_an_error_that_is_no_disks_stays_ours(tmp_path: Path) -> None:
+    attempts = BlockAttempts()
+    engine = OnDisk(FileNotFoundError(errno.ENOENT, "gone", "/a/b"))
+    with pytest.raises(FileNotFoundError):
+        Generator(CONFIG, Store(str(tmp_path)), ledger=ledger_of(attempts), engine=lambda _: engine)(
+            as_table(0, block_of("a"))
+        )
+    assert attempts.last_failure() is None
 
 
 class Waiting(Echo):

@@ -1,6 +1,7 @@
 """Batch APIs of other shapes than OpenAI's: refused in one line with their own words, or rows with their reason."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,35 @@ def test_lines_that_are_nobodys_beside_those_that_are(tmp_path: Path) -> None:
         rows = run(plain_tasks(3), tmp_path, odd.base_url, spec_of())
     assert [row["outcome"] for row in rows] == ["scored"] * 3
     assert odd.asked.count("create") == 1
+
+
+def nameless(sent: bytes, *, lines: int) -> list[dict[str, Any]]:
+    """OpenAI's lines, the last ones without the request they answer."""
+    rows = output_lines(sent)
+    return [*rows[:-lines], *({"id": 1, "response": row["response"]} for row in rows[-lines:])]
+
+
+def test_the_only_reply_without_a_custom_id_is_that_of_the_only_request_without_a_line(tmp_path: Path) -> None:
+    with odd_batches({"file_out": partial(nameless, lines=1)}) as odd:
+        rows = run(plain_tasks(3), tmp_path, odd.base_url, spec_of())
+    assert [row["outcome"] for row in rows] == ["scored"] * 3
+    assert odd.asked.count("create") == 1
+
+
+def test_replies_that_are_anybodys_are_one_line_and_nothing_is_paid_for_again(tmp_path: Path) -> None:
+    with odd_batches({"file_out": partial(nameless, lines=2)}) as odd:
+        for _ in range(2):
+            with pytest.raises(EmrayError) as caught:
+                run(plain_tasks(3), tmp_path, odd.base_url, spec_of())
+            said = str(caught.value)
+            assert "2 of 3 result lines have no custom_id, and 2 requests no line of their own" in said
+            assert "\n" not in said and "mode: online" in said
+    assert odd.asked.count("create") == 1
+    uploaded = odd.uploaded
+    with odd_batches({"file_out": lambda _: output_lines(uploaded)}) as later:
+        rows = run(plain_tasks(3), tmp_path, later.base_url, spec_of())
+    assert [row["outcome"] for row in rows] == ["scored"] * 3
+    assert "create" not in later.asked
 
 
 def test_a_result_file_that_could_not_be_read_is_fetched_again_and_nothing_ordered_anew(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 from emray.errors import StageError
 from emray.localapi import Faults, serving
 from emray.plan import Plan, make_plan
+from emray.reduce.__main__ import main as reduce_command
+from emray.report.__main__ import main as report_command
 from emray.spec import load_sweep
 from emray.stages.fruitless import check_answers, check_cells, check_verdicts
 from emray.store import Kind, Store
@@ -80,6 +82,36 @@ def test_cells_that_all_failed_end_the_command_and_one_that_trained_does_not(tmp
     store.put_adapter(second, files=tmp_path / "adapter", details={})
     check_cells(plan, store.adapter_records())
     check_cells(planned(tmp_path, arms=["base"]), {})  # nothing trains
+
+
+@pytest.mark.parametrize("command", ["reduce", "report"])
+@pytest.mark.parametrize(
+    ("answers", "verdicts", "message"),
+    [
+        ([], [], "there is no answer yet, and 1 cell failed: DataError: training row 1: x; run python -m emray.sweep"),
+        ([TEXT], [], "none of its answers is judged yet; run python -m emray.sweep"),
+        ([FAILED], [], "the only answer failed: CUDA out of memory at layer 3"),
+        ([TEXT], [{"outcome": "api_error", "reply": "no such model"}], "the only verdict failed: no such model"),
+    ],
+)
+def test_reducing_and_reporting_a_run_without_one_verdict_ends_with_the_cause_and_writes_no_table(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    answers: list[dict[str, object]],
+    verdicts: list[dict[str, object]],
+    message: str,
+) -> None:
+    plan, store = planned(tmp_path), Store(str(tmp_path / "run"))
+    store.write_json("plan.json", dict(plan.document))
+    store.put_failed_adapter(next(iter(plan.jobs)), details={"error": "DataError: training row 1: x"})
+    store.write_rows(Kind.GENERATIONS, rows(Kind.GENERATIONS, *answers))
+    store.write_rows(Kind.VERDICTS, rows(Kind.VERDICTS, *verdicts))
+    for _ in range(2):
+        assert {"reduce": reduce_command, "report": report_command}[command]([str(tmp_path / "run")]) == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert message in line
+    assert not store.exists("summary/summary.json")
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.soak)])

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emray.endpoint.waits import telling
-from emray.errors import EmrayError, StageError
+from emray.errors import EmrayError, StageError, of_disk
 from emray.generate.block_attempts import Attempt, BlockTally
 from emray.generate.blocks import Block
 from emray.generate.engine import (
@@ -89,6 +89,10 @@ class Generator:
             self._restart(death)
         except EmrayError as error:
             self._ledger.fail(number, error)
+            raise
+        except OSError as error:  # Ray passes it on as text
+            if told := of_disk(error):
+                self._ledger.fail(number, told)
             raise
         tally = BlockTally(len(rows), sum(row["num_tokens"] for row in rows), attempt.number - 1)
         self._ledger.finish(number, tally)

@@ -244,7 +244,14 @@ def _ledger(attempts: Any) -> Ledger:
 
 
 def _quiet() -> None:
-    """Ray Data's bars and notices off: the command has its own progress line."""
+    """Ray Data's bars and notices off: the command has its own progress line, and its own last line for an error.
+
+    Its log file still has them.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(logging.ERROR)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)

@@ -17,6 +17,7 @@ from emray.ending import ended
 from emray.errors import DataError
 from emray.records import Metric
 from emray.spec import ReduceSpec
+from emray.stages.fruitless import check_results
 from emray.store import Store
 
 _EPILOG = """
@@ -59,6 +60,7 @@ def _command(arguments: argparse.Namespace) -> int:
         if store.exists("plan.json"):
             raise DataError(f"{arguments.run} is already a run folder; import into a new one")
         _import(arguments, store)
+    check_results(store)
     if reduce.is_current(store):
         print(f"nothing to do: {arguments.run}/summary is current")
         return 0

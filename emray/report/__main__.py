@@ -11,6 +11,7 @@ from functools import partial
 from emray import reduce, report
 from emray.ending import ended
 from emray.progress import Terminal
+from emray.stages.fruitless import check_results
 from emray.store import Store
 
 
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(run: str) -> int:
     store = Store(run)
+    check_results(store)
     reduce.run(store)
     report.render(store)
     report.print_tables(store, Terminal())

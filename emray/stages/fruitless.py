@@ -62,6 +62,23 @@ def check_verdicts(store: Store, *, again: str = _AGAIN) -> None:
         )
 
 
+def check_results(store: Store) -> None:
+    """Raises StageError for a run folder in which no verdict says anything of an answer: there is nothing to reduce."""
+    if store.part_sizes(Kind.VERDICTS):
+        check_verdicts(store)  # of answers whose text is elsewhere, too: imported scores
+        return
+    check_answers(store)
+    failed = [record for record in store.adapter_records().values() if not record.trained]
+    if store.part_sizes(Kind.GENERATIONS):
+        what = "none of its answers is judged yet"
+    elif failed:
+        cells = f"{len(failed):,} cell" + ("s" if len(failed) > 1 else "")
+        what = f"there is no answer yet, and {cells} failed: {_short(failed[0].details.get('error'))}"
+    else:
+        what = "there is no answer yet"
+    raise StageError(f"nothing to reduce in {store.root}: {what}; run python -m emray.sweep with its sweep file")
+
+
 def _all(count: int, noun: str) -> str:
     return f"the only {noun}" if count == 1 else f"all {count:,} {noun}s"
 

@@ -202,7 +202,7 @@ class BatchQueue:
     def _end(self, submission: Submission, batch: Batch) -> Collected:
         """Journal the replies of a batch that ended, then close its record. Raises StageError; see `collect`."""
         files = (batch.output_file_id, batch.error_file_id)
-        replies, failures = results_of(*(self._service.lines(file_id) for file_id in files))
+        replies, failures = results_of(*map(self._service.lines, files), asked=submission.keys)
         for key in replies.keys() & set(submission.keys):
             self._journal.add(key, replies[key])
         self._journal.flush()
