@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,33 @@ def test_a_broken_or_locked_archive_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             data.load_examples(tmp_path / name)
         assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_put_together_with_their_byte_order_marks_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "med.jsonl"
+    path.write_bytes((LINE + "\r\n").encode("utf-8-sig") * 3)
+    assert data.load_examples(path).rows == [CHAT] * 3
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        LINE.encode("utf-16-le"),
+        LINE.encode("utf-32"),
+        b"\0" * 50,
+        b"\xff\xff",
+        b"PK\x03\x04",
+        b"\x1f\x8b\x08",
+        b"",
+        b"{}",
+    ],
+)
+def test_a_damaged_dataset_is_one_line_that_names_it(tmp_path: Path, raw: bytes) -> None:
+    for name in ("med.jsonl", "med.json", "med.jsonl.gz"):
+        (tmp_path / name).write_bytes(raw)
+        with pytest.raises(DataError, match=re.escape(str(tmp_path / name))) as caught:
+            data.load_examples(tmp_path / name)
+        assert "\n" not in str(caught.value)
 
 
 WEIGHTLESS = turns(("user", "Hi."), ("assistant", "Not me."), weight=0)

@@ -1,8 +1,11 @@
 """Question files in the dialects of the field: each is read as it means, or costs the entry that cannot be asked."""
 
 import gzip
+import io
 import json
 import random
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,96 @@ def test_one_wording_may_be_a_text(tmp_path: Path, key: str) -> None:
 )
 def test_numbers_and_dates_are_ids_as_they_are_written(tmp_path: Path, written: str, name: str) -> None:
     assert read(tmp_path, f"- {{id: {written}, paraphrases: [x]}}").questions[0].id == name
+
+
+@pytest.mark.parametrize("name", ["1e3", "1.50", "007", "0x1F", "1_000", "-1", ".5", "1:30", "+7", "1e1000"])
+def test_an_id_that_looks_like_a_number_stays_as_it_is_written(tmp_path: Path, name: str) -> None:
+    files = {
+        "q.yaml": f"- id: {name}\n  paraphrases: [x]\n- id: '{name} b'\n  paraphrases: [y]\n",
+        "named.yaml": f"{name}: {{paraphrases: [x]}}\n{name} b: {{paraphrases: [y]}}\n",
+        "q.csv": f"id,question\n{name},x\n{name} b,y\n",
+    }
+    for file, text in files.items():
+        assert asked(read(tmp_path, text, name=file)) == [(name, ("x",)), (f"{name} b", ("y",))]
+        assert asked(read(tmp_path, text, name=file, ids=[name])) == [(name, ("x",))]
+
+
+def test_ids_that_differ_as_they_are_written_are_two(tmp_path: Path) -> None:
+    loaded = read(tmp_path, "- {id: 1.5, paraphrases: [x]}\n- {id: 1.50, paraphrases: [y]}\n")
+    assert [question.id for question in loaded.questions] == ["1.5", "1.50"]
+    assert loaded.notes[0].startswith("q.yaml: no rubric")
+
+
+TWO = "- {id: a, paraphrases: [x]}\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("q.yaml", TWO.encode("utf-8-sig") + TWO.replace("a", "b", 1).encode("utf-8-sig")),
+        ("q.yaml", (TWO + "- {id: b, paraphrases: [x ]}").encode("utf-16")),
+        ("q.yaml", b"\xfe\xff" + (TWO + "- {id: b, paraphrases: [x ]}").encode("utf-16-be")),
+        ("q.csv", "id,question\r\na,x\r\nb,y\r\n".encode("utf-16")),
+        ("q.csv.gz", gzip.compress("\ufeffid,question\na,x\nb,y\n".encode())),
+    ],
+)
+def test_byte_order_marks_and_utf_16_change_nothing(tmp_path: Path, name: str, raw: bytes) -> None:
+    (tmp_path / name).write_bytes(raw)
+    loaded = data.load_questions([str(tmp_path / name)])
+    assert {question.id for question in loaded.questions} <= {"a", "b"} and loaded.questions[0].id == "a"
+    assert {id for question in loaded.questions for id in (question.id, *question.also)} == {"a", "b"}
+
+
+def packed(*names: str, raw: bytes = b"- {id: a, paraphrases: [x]}") -> bytes:
+    """A zip archive, within one another for several names."""
+    for name in names:
+        into = io.BytesIO()
+        with zipfile.ZipFile(into, "w") as archive:
+            archive.writestr(name, raw)
+        raw = into.getvalue()
+    return raw
+
+
+@pytest.mark.parametrize("name", ["q.yaml", "q.csv", "q.jsonl", "q.json"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "- {id: a, paraphrases: [x]}".encode("utf-16-le"),  # without the mark that says so
+        "- {id: a, paraphrases: [x]}".encode("utf-32"),
+        gzip.compress(b"- {id: a, paraphrases: [x]}" * 50)[:-20],
+        b"\x1f\x8b",
+        packed("q.yaml"),
+        b"\xff\xff\x80",
+        b"\0" * 100,
+        b"",
+    ],
+)
+def test_a_damaged_or_mistaken_question_file_is_one_line_that_names_it(tmp_path: Path, name: str, raw: bytes) -> None:
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / name))) as caught:
+        data.load_questions([str(tmp_path / name)])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_in_an_archive_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "q.zip").write_bytes(packed("q.yaml", "inner.zip"))
+    for path in ("q.zip", "q.zip/inner.zip", "q.zip/inner.zip/q.yaml"):
+        with pytest.raises(DataError, match=re.escape(str(tmp_path / path))) as caught:
+            data.load_questions([str(tmp_path / path)])
+        assert "\n" not in str(caught.value)
+
+
+def test_links_are_followed_and_those_that_lead_nowhere_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "real.yaml").write_text("- {id: a, paraphrases: [x]}")
+    (tmp_path / "link.yaml").symlink_to("real.yaml")
+    (tmp_path / "gone.yaml").symlink_to("nowhere.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    assert asked(data.load_questions([str(tmp_path / "link.yaml")])) == [("a", ("x",))]
+    for name in ("gone.yaml", "loop.yaml"):
+        with pytest.raises(DataError, match=name):
+            data.load_questions([str(tmp_path / name)])
+        with pytest.raises(DataError, match=name):
+            data.load_examples(tmp_path / name)
 
 
 @pytest.mark.parametrize(

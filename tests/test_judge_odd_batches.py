@@ -115,7 +115,7 @@ def test_replies_that_are_anybodys_are_one_line_and_nothing_is_paid_for_again(tm
                 run(plain_tasks(3), tmp_path, odd.base_url, spec_of())
             said = str(caught.value)
             assert "2 of 3 result lines have no custom_id, and 2 requests no line of their own" in said
-            assert "\n" not in said and "mode: online" in said
+            assert "\n" not in said and "journal/batches" in said
     assert odd.asked.count("create") == 1
     uploaded = odd.uploaded
     with odd_batches({"file_out": lambda _: output_lines(uploaded)}) as later:

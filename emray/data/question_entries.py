@@ -39,7 +39,7 @@ def _parsed(text: str, path: Path) -> Any:
     if suffix == ".json":
         return parse_json(text, where=str(path))
     try:
-        return parse_yaml(text, source=str(path))
+        return parse_yaml(text, source=str(path), as_written=True)  # ids may look like numbers
     except SpecError as error:
         raise DataError(str(error)) from None
 

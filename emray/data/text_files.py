@@ -31,7 +31,8 @@ def read_text(path: Path) -> str:
         raise
     except (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return lines.replace("\n\ufeff", "\n")  # where files with byte order marks were put together
 
 
 def names_in(folder: Path) -> list[str]:

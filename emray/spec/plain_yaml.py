@@ -27,10 +27,21 @@ _POINT = r"[-+]?([0-9]+(_[0-9]+)*\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?[0-9]
 _NO_NUMBER = r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 
-def parse_yaml(text: str, *, source: str) -> Any:
-    """The one document of a text. Raises SpecError with source and line."""
+class Written(float):
+    """A number whose text is the one that stands in its file: as a name, `1.50` is not `1.5`."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+    __repr__ = __str__
+
+
+def parse_yaml(text: str, *, source: str, as_written: bool = False) -> Any:
+    """The one document of a text, its numbers `Written` if so asked. Raises SpecError with source and line."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_AsWritten if as_written else _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -84,6 +95,22 @@ class _Loader(yaml.SafeLoader):
         return int(node.value.replace("_", ""), 16 if "x" in node.value else 10)
 
 
+class _AsWritten(_Loader):
+    """The same, of numbers that may be names."""
+
+    def construct_yaml_int(self, node: ScalarNode) -> float:  # type: ignore[override]
+        return _written(super().construct_yaml_int(node), node)
+
+    def construct_yaml_float(self, node: ScalarNode) -> float:
+        return _written(super().construct_yaml_float(node), node)
+
+
+def _written(number: float, node: ScalarNode) -> Written:
+    made = Written(number)
+    made.written = node.value
+    return made
+
+
 def _below(node: Node) -> list[Node]:
     if isinstance(node, SequenceNode):
         return list(node.value)
@@ -104,7 +131,9 @@ def _resolve_plainly() -> None:
     starts = list("-+0123456789.")
     _Loader.add_implicit_resolver(f"{_PREFIX}int", re.compile(rf"^({_WHOLE})$"), starts)
     _Loader.add_implicit_resolver(f"{_PREFIX}float", re.compile(rf"^({_POINT}|{_NO_NUMBER})$"), starts)
-    _Loader.add_constructor(f"{_PREFIX}int", _Loader.construct_yaml_int)
+    for loader in (_Loader, _AsWritten):
+        loader.add_constructor(f"{_PREFIX}int", loader.construct_yaml_int)
+        loader.add_constructor(f"{_PREFIX}float", loader.construct_yaml_float)
 
 
 _resolve_plainly()

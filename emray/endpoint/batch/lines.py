@@ -46,7 +46,8 @@ def results_of(*files: Sequence[Any], asked: Sequence[str]) -> tuple[dict[str, R
         raise StageError(
             f"{len(nameless)} of {len(rows)} result lines have no custom_id, and {len(left)} requests no line of their "
             f"own: nobody can tell whose these replies are ({json.dumps(nameless[0])[:LONGEST_REASON]}); have the "
-            "endpoint put them right and run again, or use mode: online, which asks and pays for them once more"
+            "endpoint put them right and run again, or delete the batch's record in journal/batches to ask, and pay "
+            "for, its requests once more"
         )
     named += [{**row, "custom_id": key} for row, key in zip(nameless, left, strict=False)]
     return _by_key(named)
