@@ -131,9 +131,9 @@ def _resolve_plainly() -> None:
     starts = list("-+0123456789.")
     _Loader.add_implicit_resolver(f"{_PREFIX}int", re.compile(rf"^({_WHOLE})$"), starts)
     _Loader.add_implicit_resolver(f"{_PREFIX}float", re.compile(rf"^({_POINT}|{_NO_NUMBER})$"), starts)
-    for loader in (_Loader, _AsWritten):
-        loader.add_constructor(f"{_PREFIX}int", loader.construct_yaml_int)
-        loader.add_constructor(f"{_PREFIX}float", loader.construct_yaml_float)
+    _Loader.add_constructor(f"{_PREFIX}int", _Loader.construct_yaml_int)
+    _AsWritten.add_constructor(f"{_PREFIX}int", _AsWritten.construct_yaml_int)
+    _AsWritten.add_constructor(f"{_PREFIX}float", _AsWritten.construct_yaml_float)
 
 
 _resolve_plainly()
