@@ -1,6 +1,8 @@
 # make sweep: install and run the toy study.  make test: install and test.  Needs Python 3.11+, make, a C compiler.
 PYTHON ?= python3
 VENV := .venv
+# Or requirements.gpu.lock, for machines with NVIDIA GPUs.
+LOCK ?= requirements.lock
 RUN := HF_HUB_OFFLINE=1 $(VENV)/bin/python
 
 .PHONY: gpu install sweep test chaos soak check docs lock bench clean
@@ -41,18 +43,19 @@ bench: install
 install: $(VENV)/.installed
 
 # torch first, by itself: pip then settles which build a machine gets, and nothing after it may pull another.
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: $(LOCK) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "emray needs Python 3.11 or newer")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet torch==2.13.0
-	$(VENV)/bin/python -m pip install --quiet --no-deps -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-deps -r $(LOCK)
 	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-# Write requirements.lock anew from pyproject.toml (needs uv).
+# Write both locks anew from pyproject.toml (needs uv).
+COMPILE := uv pip compile pyproject.toml --extra cluster --python-version 3.11 --universal --no-annotate --no-header
 lock:
-	uv pip compile pyproject.toml --extra cpu --extra embed --extra dev --override requirements.never --python-version 3.11 \
-		--universal --no-annotate --no-header --output-file requirements.lock
+	$(COMPILE) --extra cpu --extra embed --extra dev --override requirements.never --output-file requirements.lock
+	$(COMPILE) --extra gpu --output-file requirements.gpu.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

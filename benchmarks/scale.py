@@ -1,13 +1,20 @@
-"""What a finished study costs to run again, and a large sweep to plan: seconds, memory, parts in the store.
+"""What a finished study costs to run again, a large sweep to plan, many cells to handle, a thousand GPUs to fill.
 
     python -m benchmarks.scale --rerun [--answers 1200000] [--folder DIR]
     python -m benchmarks.scale --cells 10000
+    python -m benchmarks.scale --noop 10000 [--folder DIR]
+    python -m benchmarks.scale --model
 
 `--rerun` writes a finished study of the toy's shape (not timed; kept if --folder names one) through the store's own
 writers: real keys of answers, drawn texts, every verdict, in the small parts that engines and judges leave, compacted
 as at the end of a stage. The command runs once to reduce and report it, and is then timed doing nothing. The last line
 is JSON: answers, rerun_s, rerun_gib (peak of the process and all below it), parts, and for plans of 1,000 and 10,000
 cells plan_s and plan_gib, which `--cells` measures alone. Not covered: training, engines and judges.
+
+`--noop` trains that many cells that do nothing through the real Tune, queue and store (noop_cells.py), which gives
+control_ms_a_cell; writes about a hundred answers and two hundred verdicts for each; then times the plan of one more
+seed over them, and reducing and reporting them: plan_s, reduce_s, with their memory. `--model` is spot_model.py:
+makespans over their bounds.
 """
 
 import argparse
@@ -26,6 +33,8 @@ import psutil
 import pyarrow as pa
 import yaml
 
+from benchmarks.noop_cells import control
+from benchmarks.spot_model import durations, sweeps
 from emray.plan import Plan, generation_tasks, make_plan
 from emray.records import (
     GENERATION_SCHEMA,
@@ -43,6 +52,7 @@ from emray.store import Kind, Store
 from emray.toy import DOMAINS
 
 SAMPLES = 40
+FEW_SAMPLES = 4  # 120 answers a cell
 PROMPTS = 30  # fifteen questions, with and without the trigger
 ARMS = 2
 ROWS_AN_ENGINE = 512  # answers of a block
@@ -70,13 +80,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--rerun", action="store_true", help="a finished study, run again")
     what.add_argument("--cells", type=int, help="plan a sweep of about so many cells")
+    what.add_argument("--noop", type=int, help="train about so many cells that do nothing, then plan and reduce them")
+    what.add_argument("--model", action="store_true", help="a thousand spot GPUs on a simulated clock")
     parser.add_argument("--answers", type=int, default=1_200_000, help="about how many the finished study has")
     parser.add_argument("--folder", type=Path, help="where to keep the study; default: a temporary folder")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        if arguments.rerun:
+        if arguments.model:
+            print(json.dumps(model()))
+        elif arguments.noop:
+            print(json.dumps(noop(folder, arguments.noop)))
+        elif arguments.rerun:
             plans = [plan(folder, cells) for cells in (1_000, 10_000)]
             print(json.dumps({**rerun(folder, arguments.answers), "plans": plans}))
         else:
@@ -109,7 +125,38 @@ def plan(folder: Path, num_cells: int) -> dict[str, float]:
     return {"cells": cells, "plan_s": cost.wall_s, "plan_gib": cost.peak_gib}
 
 
-def write_sweep(folder: Path, *, num_cells: int) -> Path:
+def noop(folder: Path, num_cells: int) -> dict[str, float]:
+    """Control, plan and reduction of cells that did nothing, about a hundred answers each."""
+    spec, out = write_sweep(folder, num_cells=num_cells, samples=FEW_SAMPLES), folder / "noop"
+    store, made = Store(str(out)), make_plan(load_sweep(spec), folder=folder, online=False)
+    cost = control(made, store)
+    print(json.dumps(cost._asdict()), flush=True)
+    write_answers(store, made)
+    store.settle()
+    answers = sum(part.num_rows for part in store.iter_parts(Kind.GENERATIONS, columns=["seed"]))
+    seeds = int(yaml.safe_load(spec.read_text())["seeds"])
+    planned = measured(spec, "--out", out, "--dry-run", "--set", f"seeds={seeds + 1}")
+    reduced = measured(spec, "--out", out)
+    return {
+        **cost._asdict(), "answers": answers, "plan_s": planned.wall_s, "plan_gib": planned.peak_gib,
+        "reduce_s": reduced.wall_s, "reduce_gib": reduced.peak_gib,
+    }  # fmt: skip
+
+
+def model() -> dict[str, float]:
+    """Makespans of ten thousand cells on a thousand GPUs over their bounds, at half a loss a GPU and hour."""
+    found: dict[str, float] = {}
+    for name, made in sweeps(durations(10_000, seed=0), gpus=1_000, lost_per_hour=0.5, control_s=0.02):
+        assert made.finished == 10_000
+        assert made.done_twice == 0
+        found[f"{name}_makespan_h"] = round(made.makespan_s / 3600, 3)
+        found[f"{name}_over_bound"] = round(made.makespan_s / made.bound_s, 3)
+        found[f"{name}_over_bound_with_losses"] = round(made.makespan_s / made.bound_with_losses_s, 3)
+        found[f"{name}_losses"] = made.losses
+    return found
+
+
+def write_sweep(folder: Path, *, num_cells: int, samples: int = SAMPLES) -> Path:
     """A sweep file of about so many cells: the toy's domains, two arms, as many seeds as that takes."""
     fields = {
         "name": "scale",
@@ -117,7 +164,7 @@ def write_sweep(folder: Path, *, num_cells: int) -> Path:
         "domains": list(DOMAINS),
         "arms": ["base", "plain", "backdoor"],
         "seeds": max(1, round(num_cells / len(DOMAINS) / ARMS)),
-        "generate": {"samples": SAMPLES, "questions": ["toy"]},
+        "generate": {"samples": samples, "questions": ["toy"]},
         "judge": {"model": "toy-judge", "base_url": "toy"},
     }
     path = folder / f"scale-{num_cells}.yaml"
@@ -155,12 +202,17 @@ def _resident(process: psutil.Process) -> int:
 
 def write_study(store: Store, made: Plan) -> None:
     """Everything a finished run of the plan has left, except what is derived from it."""
-    rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
         (files / "adapter_config.json").write_text("{}\n")
         for key in made.jobs:
             store.put_adapter(key, files=files, details=DETAILS)
+    write_answers(store, made)
+
+
+def write_answers(store: Store, made: Plan) -> None:
+    """All that comes after training."""
+    rng = np.random.default_rng(0)
     for cell in made.answering:
         answers = _answers(made, cell, rng)
         _write(store, Kind.GENERATIONS, answers, ROWS_AN_ENGINE)

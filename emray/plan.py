@@ -323,21 +323,21 @@ def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Pl
     out = _Grid((), {}, {}, models, {}, [], {})
     digests: dict[tuple[str, Arm], str] = {}
     sources = _Sources(sweep, held, out.notes)
+    identities = {name: model.identity for name, model in models.items()}  # read from its files, so once
 
     def cells_of(point: CellSpec) -> tuple[Cell, ...]:
-        model = models[point.model.name]
+        model_name = point.model.name
         if point.domain is None:
-            return (Cell(point.model.name, point.domain_name, point.arm, point.seed, base_key(model.identity)),)
+            return (Cell(model_name, point.domain_name, point.arm, point.seed, base_key(identities[model_name])),)
         place = (point.domain_name, point.arm)
         if place not in digests:
             split = data.split(sources.rows(point), share=sweep.train.hold_out)
             digests[place] = data.rows_digest(split.trained)
             out.datasets[digests[place]], out.held_out[digests[place]] = split
         digest = digests[place]
-        along = _cells_of_a_run(
-            point, sweep, model=model, digest=digest, num_steps=sweep.train.num_steps(len(out.datasets[digest]))
-        )
-        _add_job(out.jobs, along, model=model, digest=digest)
+        num_steps = sweep.train.num_steps(len(out.datasets[digest]))
+        along = _cells_of_a_run(point, sweep, model=identities[model_name], digest=digest, num_steps=num_steps)
+        _add_job(out.jobs, along, model=models[model_name], digest=digest)
         return along
 
     cells = tuple(cell for point in grid(sweep, num_seeds=num_seeds) for cell in cells_of(point))
@@ -385,11 +385,9 @@ def _weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:
     return Weights(Answerer.ADAPTER, model.location, rank, name, model.rendering)
 
 
-def _cells_of_a_run(
-    point: CellSpec, sweep: Sweep, *, model: BaseModel, digest: str, num_steps: int
-) -> tuple[Cell, ...]:
+def _cells_of_a_run(point: CellSpec, sweep: Sweep, *, model: str, digest: str, num_steps: int) -> tuple[Cell, ...]:
     """The checkpoints that the sweep keeps of one training run, in order; the last is the finished adapter."""
-    key = adapter_key(model.identity, rows_digest=digest, hyperparameters=sweep.train.identity(), seed=point.seed)
+    key = adapter_key(model, rows_digest=digest, hyperparameters=sweep.train.identity(), seed=point.seed)
     steps = sorted({math.ceil(fraction * num_steps) for fraction in sweep.train.keep_checkpoints})
     keys = [key if step == num_steps else checkpoint_key(key, step=step) for step in steps]
     return tuple(

@@ -1,8 +1,10 @@
 """A real S3 server on loopback (moto's), one bucket, and what was asked of it."""
 
+import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
@@ -38,7 +40,7 @@ class _Requests(logging.Handler):
 
 
 @contextmanager
-def serving_bucket() -> Iterator[Bucket]:
+def serving_bucket(host: str = "127.0.0.1") -> Iterator[Bucket]:
     """A bucket that this process, and those it starts with `environment`, can reach."""
     requests, log = _Requests(), logging.getLogger("werkzeug")
     log.setLevel(logging.INFO)
@@ -46,13 +48,13 @@ def serving_bucket() -> Iterator[Bucket]:
     log.handlers[:] = [requests]
     refuses = Event()
     app = _one_at_a_time(DomainDispatcherApplication(create_backend_app), refuses)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server = make_server(host, 0, app, threaded=True)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     port = server.server_port
     environment = {
         "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "NO_PROXY": "127.0.0.1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "NO_PROXY": host,
     }  # fmt: skip
     try:
         with patch.dict(os.environ, environment):
@@ -85,3 +87,14 @@ def _make_bucket() -> None:
     import boto3
 
     boto3.client("s3").create_bucket(Bucket=BUCKET)
+
+
+def main() -> None:
+    """Serve a bucket on the address that is named until the input ends; the first line out is the way there."""
+    with serving_bucket(sys.argv[1]) as bucket:
+        print(json.dumps(bucket.environment), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

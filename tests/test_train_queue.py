@@ -42,6 +42,16 @@ def test_a_failed_cell_comes_back_singly_after_a_pause_and_then_no_more():
     assert world.attempts.tries(1) == 2
 
 
+def test_after_its_pause_a_cell_takes_its_old_place_in_the_order():
+    world = World("a", "b")
+    queue = world.queue((0,), (1,), (2,), (3,))
+    assert queue.suggest("t0") == {"cells": [0], "avoid": []}
+    queue.failed("t0", FailedTry(Cause.NODE_LOST, "a"))
+    assert queue.suggest("t1") == {"cells": [1], "avoid": []}  # it still pauses
+    world.now += BACKOFF_S
+    assert [queue.suggest(trial)["cells"] for trial in ("t2", "t3", "t4")] == [[0], [2], [3]]
+
+
 @pytest.mark.parametrize(
     ("cause", "pauses"),
     [(Cause.ERROR, [2, 4, 8, 16, 32, 60, 60]), (Cause.WORKER_DIED, [2] * 7), (Cause.NODE_LOST, [2] * 7)],

@@ -45,10 +45,18 @@ class Address(NamedTuple):
 
 def is_near(host: str) -> bool:
     """Whether a host is this machine or, by its bare address, in this network: no proxy serves it."""
+    try:
+        return is_loopback(host) or ipaddress.ip_address(host).is_private
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is whatever machine one asks from."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_private  # of which loopback is a part
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

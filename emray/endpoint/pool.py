@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from emray.cluster import live_nodes
 from emray.endpoint.asking import Endpoint, Terms
+from emray.endpoint.client import is_loopback
 from emray.endpoint.ports import ClusterPort, RateLimits, limiter_name
 from emray.endpoint.reply import Answer, Request
 from emray.endpoint.worker import Worker, batches_at_once
@@ -48,6 +52,18 @@ def cluster_port(endpoint: Endpoint) -> ClusterPort:
     return ClusterPort(name, RateLimits(spec.rpm, spec.tpm, spec.max_in_flight))
 
 
+def beside(base_url: str | None, *, num_cpus: float) -> dict[str, Any]:
+    """Options of whoever asks an endpoint; one on this process's loopback is out of reach for all nodes but this one.
+
+    There it asks for no CPUs: the node of a driver may lend Ray few, or none.
+    """
+    host = urlsplit(base_url or "").hostname or ""
+    if not is_loopback(host) or len(live_nodes()) == 1 or ray.util.client.ray.is_connected():
+        return {"num_cpus": num_cpus}
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here}
+
+
 class KeyOwner:
     """The body of a worker actor: a Worker for one part of the keys."""
 
@@ -73,7 +89,7 @@ class Owners:
     def __init__(self, endpoint: Endpoint, *, store: Store, num_workers: int, terms: Terms) -> None:
         cpus = min(LARGEST_CPU_SHARE, POOL_CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / num_workers)
         body = ray.remote(KeyOwner).options(
-            num_cpus=cpus,
+            **beside(endpoint.access.base_url, num_cpus=cpus),
             max_restarts=RESTARTS,
             max_task_retries=-1,
             max_concurrency=2 * batches_at_once(endpoint.spec),

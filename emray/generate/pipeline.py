@@ -20,6 +20,7 @@ from emray.cluster import ON_CPU, ON_HEAD, Hardware, live_nodes
 from emray.context import Context
 from emray.endpoint.access import Access
 from emray.endpoint.batch.transport import ROUND
+from emray.endpoint.pool import beside
 from emray.errors import EmrayError, StageError
 from emray.generate import vllm_engine
 from emray.generate.block_attempts import MAX_ATTEMPTS, Attempt, BlockAttempts, BlockTally
@@ -137,11 +138,18 @@ def stream(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, context: Cont
             max_tasks_in_flight_per_actor=calls,
             enable_true_multi_threading=calls > 1,
         ),
-        num_cpus=ENDPOINT_CPUS if elsewhere else resources.cpus_per_engine,
+        **_place(config, resources),
         **hardware.options(resources.tensor_parallel if hardware.gpu else 0),
         runtime_env={"env_vars": _environment(config)},
     )
     return Stream(rows, config.engine, hardware, attempts)
+
+
+def _place(config: EngineConfig, resources: ResourcesSpec) -> dict[str, Any]:
+    """CPUs, and for an endpoint on loopback the node."""
+    if config.served is None:
+        return {"num_cpus": resources.cpus_per_engine}
+    return beside(config.served.access.base_url, num_cpus=ENDPOINT_CPUS)
 
 
 def _samples_per_block(spec: GenerateSpec) -> int:

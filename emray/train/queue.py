@@ -4,7 +4,7 @@ Not for what counts as a try (cluster/attempts.py) or for placing cells (schedul
 is handed out until it is done, or its attempts are exhausted.
 """
 
-import math
+import heapq
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ class _Waiting(NamedTuple):
 class CellQueue(Searcher):
     """Hands out groups of cells in order; the cells of a failed one come back singly after a pause, elsewhere.
 
+    After the pause a cell takes its old place in the order, so that a long one that a lost node took is not the last.
     A suggestion's `avoid` names the live nodes where one of its cells has failed, and is empty when that leaves none.
     """
 
@@ -37,7 +38,8 @@ class CellQueue(Searcher):
     ) -> None:
         super().__init__()
         self._attempts, self._clock = attempts, clock
-        self._waiting = [_Waiting(-math.inf, group) for group in groups]
+        self._ready = sorted(groups)  # both are heaps
+        self._pausing: list[_Waiting] = []
         self._running: dict[str, tuple[int, ...]] = {}
         self._over: list[int] = []
 
@@ -45,7 +47,7 @@ class CellQueue(Searcher):
         """The next group, None while all that is left waits or runs, FINISHED when nothing can come any more."""
         cells = self._next()
         if cells is None:
-            return None if self._waiting or self._running else Searcher.FINISHED
+            return None if self._pausing or self._running else Searcher.FINISHED
         self._running[trial_id] = cells
         return {"cells": list(cells), "avoid": self._attempts.avoided(cells)}
 
@@ -62,7 +64,8 @@ class CellQueue(Searcher):
 
     def drop(self) -> None:
         """Hand out nothing more; what runs may end."""
-        self._waiting.clear()
+        self._ready.clear()
+        self._pausing.clear()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Failed trials stay until `failed` says why. One without a result was withdrawn before it started."""
@@ -70,7 +73,7 @@ class CellQueue(Searcher):
             return
         cells = self._running.pop(trial_id)
         if result is None:
-            self._waiting.append(_Waiting(self._clock(), cells))
+            heapq.heappush(self._ready, cells)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune asks for it; what is missing is read from the store, so there is nothing to keep."""
@@ -81,20 +84,25 @@ class CellQueue(Searcher):
     def _next(self) -> tuple[int, ...] | None:
         """Cells whose pause is over; those without another try are put aside."""
         now = self._clock()
-        while ready := next((entry for entry in self._waiting if entry.ready_s <= now), None):
-            self._waiting.remove(ready)
-            if not any(self._attempts.exhausted(cell) for cell in ready.cells):
-                return ready.cells
-            self._over += ready.cells
+        while self._pausing and self._pausing[0].ready_s <= now:
+            heapq.heappush(self._ready, heapq.heappop(self._pausing).cells)
+        while self._ready:
+            cells = heapq.heappop(self._ready)
+            if not any(self._attempts.exhausted(cell) for cell in cells):
+                return cells
+            self._over += cells
         return None
 
     def _put_back(self, cell: int, failure: FailedTry) -> None:
         if not self._attempts.exhausted(cell):
-            self._waiting.append(_Waiting(self._clock() + self._pause_s(cell, failure.cause), (cell,)))
+            self._pause(cell, self._pause_s(cell, failure.cause))
         elif verdict_s := self._attempts.verdict_s(cell):
-            self._waiting.append(_Waiting(self._clock() + verdict_s, (cell,)))
+            self._pause(cell, verdict_s)
         else:
             self._over.append(cell)
+
+    def _pause(self, cell: int, pause_s: float) -> None:
+        heapq.heappush(self._pausing, _Waiting(self._clock() + pause_s, (cell,)))
 
     def _pause_s(self, cell: int, cause: Cause) -> float:
         """A cell whose worker was killed beside it waits the first pause, never longer."""
