@@ -19,6 +19,7 @@ PROBES = {
     "membership": {},
     "predictors": {},
 }
+pytestmark = pytest.mark.timeout(900)  # a whole sweep on a machine that may be busy
 TOY = ROOT / "sweeps" / "toy_probes.yaml"
 
 
@@ -42,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("probes")
     train = {"epochs": 3, "hold_out": 0.1}
     spec = write_sweep(folder, domains=DOMAINS, train=train, generate={"samples": 1}, probes=PROBES)
-    result = run(spec, "--out", folder / "run")
+    result = run(spec, "--out", folder / "run", timeout_s=600)
     assert result.returncode == 0, result.stdout + result.stderr
     return Finished(spec, folder / "run")
 
