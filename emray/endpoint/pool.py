@@ -21,7 +21,7 @@ from emray.endpoint.client import is_loopback
 from emray.endpoint.ports import ClusterPort, RateLimits, limiter_name
 from emray.endpoint.reply import Answer, Request
 from emray.endpoint.worker import Worker, batches_at_once
-from emray.errors import StageError
+from emray.errors import EmrayError, StageError, StoreError
 from emray.store import Store
 
 LARGEST_CPU_SHARE = 0.5  # of a core per worker: it mostly waits
@@ -114,7 +114,7 @@ class Owners:
         try:
             for part, reply in replies:
                 answers.update(zip(part, ray.get(reply), strict=True))
-        except StageError as error:
+        except (StageError, StoreError) as error:
             raise plain(error) from None
         except ray.exceptions.RayActorError as error:
             raise StageError(f"a worker that asks the endpoint died too often: {str(error).splitlines()[0]}") from None
@@ -133,7 +133,7 @@ class Owners:
             ray.kill(actor)
 
 
-def plain(error: StageError) -> StageError:
+def plain(error: EmrayError) -> EmrayError:
     """Our own error, out of the wrapper that Ray puts around what an actor raised."""
     cause: Any = getattr(error, "cause", error)
-    return cause if isinstance(cause, StageError) else error
+    return cause if isinstance(cause, EmrayError) else error

@@ -19,7 +19,7 @@ from emray.endpoint.asking import Endpoint, Terms
 from emray.endpoint.journal import compact
 from emray.endpoint.pool import Owners
 from emray.endpoint.worker import batches_at_once
-from emray.errors import EndpointUnreachable, StageError
+from emray.errors import EmrayError, EndpointUnreachable, StageError, StoreError
 from emray.judge.tasks import follow_up, tasks_of
 from emray.judge.verdicts import (
     BatchResult,
@@ -35,7 +35,7 @@ from emray.store import Store
 
 ROUTER_CPUS = 0.1
 
-ErrorKind = {error.__name__: error for error in (StageError, EndpointUnreachable)}
+ErrorKind = {error.__name__: error for error in (StageError, EndpointUnreachable, StoreError)}
 
 
 class Router:
@@ -44,7 +44,7 @@ class Router:
     def __init__(self, owners: Owners, spec: JudgeSpec, store: Store, inquiries: Inquiries) -> None:
         self._owners, self._spec, self._store, self._inquiries = owners, spec, store, inquiries
         self._judge = Judge.of(spec)
-        self._failed: StageError | None = None
+        self._failed: EmrayError | None = None
         warm_up()
 
     def __call__(self, table: pa.Table) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Router:
             requests = self._requests(table)
             result = judge_batch(requests, ask=self._owners.answers, store=self._store, judge=self._judge)
             return _row(result._replace(num_blank=self._blank(table, requests)))
-        except StageError as error:
+        except (StageError, StoreError) as error:
             self._failed = error
         return _row(error=self._failed)
 
@@ -140,7 +140,7 @@ def results(counts: "ray.data.Dataset") -> Iterator[BatchResult]:
         yield BatchResult(**totals)
 
 
-def _row(result: BatchResult | None = None, *, error: StageError | None = None) -> dict[str, Any]:
+def _row(result: BatchResult | None = None, *, error: EmrayError | None = None) -> dict[str, Any]:
     counts = result or BatchResult(0, 0, 0.0)
     return {name: np.array([value]) for name, value in counts._asdict().items()} | {
         "error_kind": np.array([type(error).__name__ if error else ""]),

@@ -44,6 +44,7 @@ UNWRITTEN = math.ceil(IN_FLIGHT * (FLUSH_S + WRITE_S) / (LATENCY_MS / 1000))  # 
 LIMIT_S = 300.0  # for a command to end, whatever was done to it
 LONGEST_DELAY_S = {"train": 1.5, "generate": 3.0, "judge": 1.0}  # into a stage's work: about as long as it lasts
 LEAVE_S = 150.0  # Ray's raylet waits a minute for a control store that is gone, its agents for the raylet
+TOLD = {DISK: "No space left on device", REFUSED: "cannot write to s3://"}  # by a command that ends with exit code 1
 MOST_COMMANDS = 6  # of a round
 
 
@@ -161,6 +162,7 @@ class _Play:
         process = start(self._study.spec, "--out", self._setting.root, log=log)
         setting = self._setting
         scene = Scene(self._store, psutil.Process(process.pid), self._server, setting.bucket, setting.disk)
+        struck = len(self._struck)
         for fault in [one for one in left if one.kind not in SPOILED]:
             if not self._done(fault, scene, process):
                 break
@@ -168,8 +170,12 @@ class _Play:
             self._struck.append((fault, time.monotonic()))
         code = self._code(process, scene)
         self._earlier.append(results(self._store))
-        if "Traceback" in log.read_text():
+        said = log.read_text()
+        if "Traceback" in said:
             self._round.wrong.append(f"a traceback in {log}")
+        for fault, _ in self._struck[struck:]:
+            if code == 1 and TOLD.get(fault.kind, "") not in said:
+                self._round.wrong.append(f"a {fault.kind} is not told in {log}")
         if DISK in {fault.kind for fault, _ in self._struck} and self._store.temporaries():
             self._round.wrong.append("temporaries are left on the full disk")
         if code == 0:  # there is nothing left to meet
