@@ -1,13 +1,17 @@
 """A disk that takes no more: one line, no temporaries, and what was there is as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emray.endpoint.journal import Journal, journaled_keys
-from emray.endpoint.reply import Reply
+from emray.endpoint.reply import Answer, Reply, Request
 from emray.errors import StoreError
+from emray.judge.workers import Router, results
+from emray.records import GENERATION_SCHEMA
+from emray.spec import JudgeSpec
 from emray.store import Kind, Store
 from tests.chaos.faults import fill, small_disk
 from tests.test_store import generation
@@ -57,3 +61,27 @@ def test_a_journal_on_a_full_disk_says_so_and_keeps_what_it_has(disk: Path) -> N
     (disk / "filler").unlink()
     assert "first" in journaled_keys(store)
     assert Store(str(disk / "run")).temporaries() == {}
+
+
+def test_what_a_store_refuses_while_judging_reaches_the_command_as_what_it_is(tmp_path: Path) -> None:
+    class Refused:
+        """Whoever answers, in front of a store that takes no more."""
+
+        def answers(self, requests: Sequence[Request]) -> list[Answer]:
+            raise StoreError("cannot write to s3://bucket/run: Access Denied")
+
+    class Once:
+        """A dataset of one batch."""
+
+        def __init__(self, batch: dict[str, Any]) -> None:
+            self._batch = batch
+
+        def iter_batches(self, **_: object) -> Iterator[dict[str, Any]]:
+            yield self._batch
+
+    spec = JudgeSpec(model="m", base_url="http://127.0.0.1:9/v1")
+    router = Router(Refused(), spec, Store(str(tmp_path)), {})
+    row = router(GENERATION_SCHEMA.empty_table())
+    counts = Once(row)
+    with pytest.raises(StoreError, match="cannot write to s3://bucket/run: Access Denied"):
+        list(results(counts))
