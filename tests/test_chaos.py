@@ -16,7 +16,6 @@ FIVE = [
 ]  # fmt: skip
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(900)  # six commands, on a machine that may be busy
 def test_a_study_that_five_faults_hit_ends_with_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
     with serving(responder=RESPONDER) as judge:
