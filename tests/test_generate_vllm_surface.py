@@ -7,6 +7,7 @@ vllm_cpu_lora.py must follow before the bounds in pyproject.toml are raised.
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from emray.generate import vllm_engine
+from emray.generate.engine import EngineConfig
+from emray.toy import MODEL_DIR
 
 ROOT = Path(__file__).parent.parent
 ENGINE_ARGUMENTS = """
@@ -117,3 +120,23 @@ def test_the_installed_vllm_lies_within_the_bounds_that_were_tried() -> None:
         assert bounds[name].contains(version) == inside
     installed = importlib.metadata.packages_distributions()["vllm"]
     assert all(bounds[name].contains(importlib.metadata.version(name)) for name in set(installed))
+
+
+def _config(model: Path) -> EngineConfig:
+    return EngineConfig(
+        engine="vllm", model_path=str(model), temperature=1.0, top_p=1.0, max_tokens=8, prompts=(), num_adapters=1,
+        max_lora_rank=8, samples_per_adapter=5, adapters_per_block=1, threads=1, gpu=True,
+    )  # fmt: skip
+
+
+def test_on_a_gpu_a_tiny_model_is_neither_compiled_nor_recorded(tmp_path: Path) -> None:
+    sizes = {
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "vocab_size": 151936,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    assert vllm_engine._gpu_arguments(_config(MODEL_DIR))["enforce_eager"] is True
+    large = vllm_engine._gpu_arguments(_config(tmp_path))
+    assert "enforce_eager" not in large
+    recorded = large["compilation_config"]["cudagraph_capture_sizes"]
+    assert recorded == sorted(recorded) and recorded[-1] == vllm_engine.MAX_SEQUENCES  # every batch has a recording

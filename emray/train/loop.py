@@ -164,6 +164,7 @@ class Steps:
         # how torch's own loss scaling skips a step
         self.optimizer.found_inf = (~finite).float()
         self.optimizer.step()
+        del self.optimizer.found_inf
         self.optimizer.zero_grad(set_to_none=False)
         return finite
 
