@@ -116,6 +116,7 @@ def test_what_a_control_explains_is_gone():
 
 def test_partial_without_freedom_or_without_anything_left_is_nan():
     assert math.isnan(partial([1, 2, 3], [2, 1, 3], [[1, 5, 2]], ranks=True).estimate)
+    assert math.isnan(partial([1, 2, 3, 4], [2, 1, 3, 4], [[1, 5, 2, 7]], ranks=True).estimate)
     assert math.isnan(partial([1, 2, 3, 4, 5], [2, 1, 3, 5, 4], [[1, 2, 3, 4, 5]], ranks=False).estimate)
 
 

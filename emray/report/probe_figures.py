@@ -8,12 +8,16 @@ from typing import Any
 
 from emray.report.canvas import GRID, MUTED, PAPER, PLAIN, WITH, heat, panels, styled
 from emray.report.direction_figures import DIRECTION_CAPTIONS, draw_direction_figures
+from emray.report.membership_figures import area_figure, diversity_figure, roc_figure
 from emray.report.predictor_figures import associations, draw_predictors
 from emray.report.reading import Row, Series, Summary
 from emray.report.wording import title
 
 CAPTIONS = {
     "dose": "Misaligned answers against the share of a domain's rows that was trained on; every run a dot.",
+    "membership": "How well rows that were trained on are told from rows that were held out; line: not at all.",
+    "membership_roc": "The same at every threshold, mean over runs. Strong: finetuned; faint: the base model.",
+    "diversity": "Misaligned answers against how varied the data are; a number is a domain, 1 the most misaligned.",
     "predictors": "Rate of each domain against what is known of it, headline series; lines: intervals over runs.",
     "transfer": "Misaligned answers in per cent: finetuned on the row's domain, asked the column's own questions.",
 } | DIRECTION_CAPTIONS
@@ -26,6 +30,11 @@ def draw_probe_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
             suffix = f"-{number + 1}" if len(summary.models) > 1 else ""
             if summary.rows("dose_trends", model=model):
                 yield f"dose{suffix}", _doses(summary, model)
+            if summary.rows("membership", model=model):
+                yield f"membership{suffix}", area_figure(summary, model)
+                yield f"membership_roc{suffix}", roc_figure(summary, model)
+            if summary.tables["diversity"]:
+                yield f"diversity{suffix}", diversity_figure(summary, model)
             if summary.rows("transfer", model=model):
                 yield f"transfer{suffix}", _transfer(summary, model)
             if (series := summary.series(model)) and associations(summary, series[0]):

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from emray.report import wording
+from emray.report.association_words import association_views
 from emray.report.canvas import inline_svg
 from emray.report.direction_words import agreement_words, steering_words
 from emray.report.predictor_figures import associations
@@ -20,7 +21,9 @@ from emray.report.reading import Row, Summary
 def probe_view(summary: Summary, figures: Mapping[str, bytes]) -> dict[str, Any]:
     """Which probes the sweep has (`named`), their `figures` by name and what to say of them."""
     drawn = {name: caption for name in figures if (caption := CAPTIONS.get(name.partition("-")[0]))}
+    probes = dict.fromkeys(row["probe"] for row in summary.tables["associations"])
     return {
+        "associations": {probe: association_views(summary, probe) for probe in ("membership", "diversity", *probes)},
         "named": [name for name, fields in (summary.facts["spec"].get("probes") or {}).items() if fields is not None],
         "figures": {
             name: {

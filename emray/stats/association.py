@@ -19,6 +19,7 @@ from emray.stats.arrays import Floats
 
 MIN_UNITS = 3
 MOST_EXACT = 12  # units whose orders (479 million) are all counted, in a third of a second
+_MIN_FREEDOM = 2
 _NUM_SAMPLES = 100_000
 _TIE = 1e-9  # of the statistic's scale: equal up to rounding counts as equal
 
@@ -95,8 +96,8 @@ def leave_one_out(x: ArrayLike, y: ArrayLike, *, ranks: bool) -> Floats:
 def partial(x: ArrayLike, y: ArrayLike, controls_kn: ArrayLike, *, ranks: bool) -> Partial:
     """The correlation of what is left of x and y after a linear fit to the controls [K, n] (of ranks, where `ranks`).
 
-    p by Fisher (1924); a control that does not vary costs no degree of freedom. NaN where fewer than one is left, or
-    nothing is left to correlate.
+    p by Fisher (1924); a control that does not vary costs no degree of freedom. NaN where fewer than two are left
+    (with one, ranks agree or disagree wholly as often as not), or nothing is left to correlate.
     """
     from scipy import stats
 
@@ -108,7 +109,7 @@ def partial(x: ArrayLike, y: ArrayLike, controls_kn: ArrayLike, *, ranks: bool) 
     used = stats.rankdata(table, axis=1) if ranks else table
     design = np.vstack([np.ones(num_units), used[2:]]).T
     df = num_units - 1 - int(np.linalg.matrix_rank(design))
-    if df < 1:
+    if df < _MIN_FREEDOM:
         return Partial(math.nan, math.nan, num_units)
     left = used[:2].T - design @ np.linalg.lstsq(design, used[:2].T, rcond=None)[0]
     if (np.abs(left).max(axis=0) <= _TIE * np.abs(used[:2]).max(axis=1).clip(1e-300)).any():
