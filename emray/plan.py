@@ -40,6 +40,7 @@ from emray.records import (
     generation_series,
     sampling_seed,
 )
+from emray.records.plan_shape import misshapen
 from emray.spec import AdaptiveSeeds, CellSpec, ModelSpec, RowRecipe, Sweep, grid, recipe_grid
 from emray.store import AdapterRecord, Keys, Store, damaged
 
@@ -258,8 +259,8 @@ def written(store: Store) -> Mapping[str, Any]:
         document = store.read_json(PLAN)
     except FileNotFoundError:
         return {}
-    if not isinstance(document, Mapping):
-        raise damaged(store.root, PLAN, "it is no plan")
+    if problem := misshapen(document):
+        raise damaged(store.root, PLAN, problem)
     return document
 
 

@@ -6,7 +6,7 @@ end is no entry.
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -45,6 +45,15 @@ class Entry(NamedTuple):
         return dict(value["reply"] if isinstance(self.content, bytes) else value)
 
 
+@contextmanager
+def spoilt_told(root: str, name: str) -> Iterator[None]:
+    """What decoding an entry of a damaged file raises is a StoreError that names the file."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        raise damaged(root, name, error) from None
+
+
 def sizes(store: Store) -> dict[str, int]:
     """The journal's files: parts first, since what is put together there is most."""
     found = store.sizes(FOLDER)
@@ -68,7 +77,8 @@ def entries(store: Store, name: str, size: int, *, start: int = 0, keys_only: bo
 
 def looks_whole(line: bytes) -> bool:
     """Whether a line begins and ends as an entry does; its JSON is read when it is wanted."""
-    return line.startswith(_START) and line.endswith(_END) and b"\0" not in line
+    has_key = line.startswith(_START) and line.find(b'"', len(_START)) > 0
+    return has_key and line.endswith(_END) and b"\0" not in line
 
 
 def is_segment(name: str) -> bool:

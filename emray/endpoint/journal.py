@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from emray.endpoint.entries import FOLDER, LINES, PART, entries, part_of, sizes
+from emray.endpoint.entries import FOLDER, LINES, PART, entries, part_of, sizes, spoilt_told
 from emray.endpoint.reply import Reply
 from emray.store import Keys, Store, full_disk_told
 
@@ -193,7 +193,9 @@ def read_journal(store: Store, *, wanted: Container[str]) -> Iterator[tuple[str,
         for entry in entries(store, name, size):
             if entry.key in wanted and entry.key not in given:
                 given.add(entry.key)
-                yield entry.key, entry.reply()
+                with spoilt_told(store.root, name):
+                    reply = entry.reply()
+                yield entry.key, reply
 
 
 def journaled_keys(store: Store) -> Keys:
@@ -214,7 +216,8 @@ def compact(store: Store) -> None:
     waiting: dict[str, str] = {}
     for name, size in names.items():
         for entry in entries(store, name, size):
-            waiting[entry.key] = json.dumps(entry.fields(), ensure_ascii=False)
+            with spoilt_told(store.root, name):
+                waiting[entry.key] = json.dumps(entry.fields(), ensure_ascii=False)
             if len(waiting) == MOST_A_PART:
                 _write_part(store, waiting)
                 waiting = {}

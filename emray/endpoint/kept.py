@@ -14,10 +14,10 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from emray.endpoint.entries import FOLDER, PART, Entry, entries, group_of, is_segment, line_at, sizes
+from emray.endpoint.entries import FOLDER, PART, Entry, entries, group_of, is_segment, line_at, sizes, spoilt_told
 from emray.endpoint.reply import Answer, FollowUp, Reply, Request
 from emray.errors import StageError
-from emray.store import Store, damaged
+from emray.store import Store
 
 KEY_BYTES = 10  # of a key's hash: two of a hundred million coincide with probability 4e-9, and then one is asked again
 BLOCKS_KEPT = 8  # groups of parts, and segments, that were read last
@@ -145,10 +145,8 @@ class KeptReplies:
 
     def _reply_of(self, entry: Entry, place: EntryPlace) -> Reply:
         """Raises StoreError when it is damaged."""
-        try:
+        with spoilt_told(self._store.root, self._names[place.file]):
             return entry.reply()
-        except (ValueError, TypeError, KeyError) as error:
-            raise damaged(self._store.root, self._names[place.file], error) from None
 
     def _block(self, name: tuple[str, int], read: Callable[[], Block]) -> Block:
         """What `read` gives, or gave a while ago."""

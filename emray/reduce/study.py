@@ -14,6 +14,7 @@ import numpy as np
 from emray.data import Question, make_prompts
 from emray.errors import StoreError
 from emray.records import Arm, Cell, Condition, Measurement, Message, Place, Prompt, key_of, prompt_key
+from emray.records.plan_shape import misshapen
 from emray.spec import ReduceSpec, Sweep
 from emray.stats.arrays import Ints
 from emray.stats.power import AdaptiveRule, sequential_level
@@ -119,6 +120,8 @@ class Study:
 
 def load_study(document: Mapping[str, Any]) -> Study:
     """Read `plan.json`'s content. Raises StoreError when it lacks what this version writes."""
+    if problem := misshapen(document):
+        raise StoreError(f"plan.json is not a plan of this version ({problem}); plan the sweep again")
     try:
         sweep = Sweep.model_validate(document["spec"])
         cells = tuple(map(cell_of, document["cells"]))
@@ -127,7 +130,7 @@ def load_study(document: Mapping[str, Any]) -> Study:
         adaptive = _adaptive(document.get("adaptive"))
         notes, models = tuple(document["notes"]), dict(document["models"])
         measurements = tuple(Measurement(**one) for one in document.get("measurements", ()))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"plan.json is not a plan of this version ({error!r}); plan the sweep again") from None
     conditions = tuple(sweep.generate.conditions)
     imported = bool(document.get("imported"))
