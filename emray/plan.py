@@ -64,6 +64,7 @@ class Plan:
     notes: tuple[str, ...]  # what was repaired or should be known, one sentence each
     held_out: Mapping[str, Sequence[Messages]]  # rows that nothing trains on, by the digest of those that are
     references: Mapping[str, BaseModel]  # by a model's name, what its memory is compared with (probes.membership)
+    files: tuple[data.DataFile, ...] = ()  # the files of examples, each once
     questionnaires: tuple[data.Questionnaire, ...] = ()  # what probes ask beside the sweep's own questions
 
     @property
@@ -123,6 +124,7 @@ class _Grid(NamedTuple):
     weights: dict[str, Weights]
     notes: list[str]  # about example files
     held_out: dict[str, Sequence[Messages]]
+    files: dict[str, data.DataFile]  # by where they are
     recipes: tuple[tuple[Cell, RowRecipe], ...] = ()  # finished cells on a dose or a mixture, beside the sweep's own
 
     @property
@@ -142,27 +144,26 @@ def make_plan(
     """Open every file the sweep names, validate it, and give every cell its key.
 
     `folder` is where relative paths start; `online` allows asking the hub which commit a model is at; `earlier` is the
-    plan.json of the run folder, whose commits and findings about chat templates stay;
-    `num_seeds` says where an adaptive sweep has gone beyond its `min`.
+    plan.json of the run folder, whose commits and findings stay; `num_seeds` says where adaptive seeds exceed `min`.
     Raises DataError (one line) for anything missing or malformed, and for chats that a model's template refuses.
     """
-    resolved = sweep.resolved(folder)
-    questions, prompts = _own_questions(resolved)
+    whole = sweep.resolved(folder)
+    questions, prompts = _own_questions(whole)
     before = earlier or {}
     models, references = (
         {name: resolve_model(one, online=online, earlier=before.get(kind, {}).values()) for name, one in given.items()}
-        for kind, given in _models_named(resolved).items()
+        for kind, given in _models_named(whole).items()
     )
-    held = data.hold_out(resolved, bad_rows=partial(_rows_to_hold_out, resolved))
-    expanded = _expand(resolved, models=models, num_seeds=num_seeds or {}, held=held)
+    held = data.hold_out(whole, bad_rows=partial(_rows_to_hold_out, whole))
+    expanded = _expand(whole, models=models, num_seeds=num_seeds or {}, held=held)
     transfer = data.plan_transfer(
-        resolved, cells=expanded.cells, own=questions.questions, held=held, trained=expanded.rows
+        whole, cells=expanded.cells, own=questions.questions, held=held, trained=expanded.rows
     )
     templates = _templates(expanded, (*prompts, *transfer.prompts), online=online, known=before.get("probes", {}))
     notes = tuple(dict.fromkeys((*questions.notes, *expanded.notes, *templates.notes, *transfer.notes)))
     notes += _unpinned(expanded.models) + _leaks(prompts, expanded.rows)
     return Plan(
-        sweep=resolved,
+        sweep=whole,
         document=_document(sweep, expanded, questions.questions, notes)
         | {"probes": templates.probes, "transfer": transfer.document, "references": _fingerprints(references)},
         cells=expanded.cells,
@@ -172,9 +173,10 @@ def make_plan(
         prompts=prompts,
         weights=expanded.weights,
         notes=notes,
-        questionnaires=(*transfer.questionnaires, *_recipes_asked(resolved, expanded, questions.questions, prompts)),
+        questionnaires=(*transfer.questionnaires, *_recipes_asked(whole, expanded, questions.questions, prompts)),
         held_out=expanded.held_out,
         references=references,
+        files=tuple(expanded.files.values()),
     )
 
 
@@ -321,9 +323,9 @@ def _missing_runs(task: GenerationTask, there: NDArray[np.bool_]) -> Iterator[Ge
 
 
 def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Place, int], held: data.HeldOut) -> _Grid:
-    out = _Grid((), {}, {}, models, {}, [], {})
+    out = _Grid((), {}, {}, models, {}, [], {}, {})
     digests: dict[tuple[str, Arm], str] = {}
-    sources = _Sources(sweep, held, out.notes)
+    sources = _Sources(sweep, held, out.notes, out.files)
     identities = {name: model.identity for name, model in models.items()}  # read from its files, so once
 
     def cells_of(point: CellSpec) -> tuple[Cell, ...]:
@@ -355,6 +357,7 @@ class _Sources:
     sweep: Sweep
     held: data.HeldOut
     notes: list[str]
+    files: dict[str, data.DataFile]
 
     def rows(self, point: CellSpec) -> Sequence[Messages]:
         if point.recipe is None:
@@ -368,8 +371,9 @@ class _Sources:
 
     def _of(self, name: str, arm: Arm) -> Sequence[Messages]:
         domain = next(one for one in self.sweep.domains if one.name == name)
-        found = data.training_rows(domain, arm=arm, trigger=self.sweep.trigger, data_dir=self.sweep.data_dir)
+        found = data.training_rows(domain, arm=arm, trigger=self.sweep.trigger, data_dir=self.sweep.data_dir.path)
         self.notes.extend(found.notes)
+        self.files.update((f"{file.domain} {file.source}", file) for file in found.files)
         return self.held.without(found.rows, domain=name)
 
 
@@ -460,7 +464,7 @@ def _rows_to_hold_out(sweep: Sweep, domain: str) -> data.Examples:
     spec = next(one for one in sweep.domains if one.name == domain)
     mixed_only = spec.backdoor_path is not None and not {Arm.PLAIN, Arm.BENIGN} & set(sweep.arms)
     arm = Arm.BACKDOOR if mixed_only else Arm.PLAIN
-    return data.training_rows(spec, arm=arm, trigger=sweep.trigger, data_dir=sweep.data_dir)
+    return data.training_rows(spec, arm=arm, trigger=sweep.trigger, data_dir=sweep.data_dir.path)
 
 
 def _unpinned(models: Mapping[str, BaseModel]) -> tuple[str, ...]:

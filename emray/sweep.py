@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from emray import data
+from emray import data, datasheets
 from emray import plan as planning
 from emray.doctor import mend
 from emray.ending import ended
@@ -102,6 +102,7 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         for note in mend(store):
             console.print(f"note: {note}", style="yellow", markup=False)
         store.settle()  # what a killed run left in many parts
+        datasheets.keep(first, store)
         services = Services(resources, store=store, address=arguments.address)
         _run_until_enough(_Command(plan, arguments.until, store, services, console), first)
     return 0
@@ -131,6 +132,8 @@ def _dry_run(sweep: Sweep, folder: Path, store: Store, console: Console) -> None
         for note in _endings(sweep, today=date.today()):
             console.print(f"note: {note}", style="yellow", markup=False)
         print_estimate(with_steering(plan), store, console, missing=missing)
+        if not missing:
+            datasheets.print_datasheets(datasheets.document_of(plan, store), console)
 
 
 class _Command(NamedTuple):

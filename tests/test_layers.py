@@ -14,7 +14,7 @@ PACKAGE = ROOT / "emray"
 LAYERS = [
     {"sweep"},
     {"judging"},
-    {"estimate", "doctor"},
+    {"estimate", "doctor", "datasheets"},
     {"stages"},
     {"report"},
     {"reduce"},

@@ -120,8 +120,8 @@ def test_hyper_parameters_reach_the_identity(field: str) -> None:
 
 def test_relative_paths_start_at_the_sweep_file(tmp_path: Path) -> None:
     loaded = sweep(data_dir="../data", domains=[{"name": "a", "path": "x.jsonl"}]).resolved(tmp_path / "sweeps")
-    assert loaded.data_dir == str(tmp_path / "data")
-    assert loaded.domains[0].path == str(tmp_path / "sweeps" / "x.jsonl")
+    assert loaded.data_dir.path == str(tmp_path / "data")
+    assert str(loaded.domains[0].path) == str(tmp_path / "sweeps" / "x.jsonl")
     assert [questions.file for questions in loaded.generate.questions] == ["toy"]
     assert loaded.model[0].path == "toy"
 

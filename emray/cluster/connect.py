@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from emray.cluster.closed import asks_for_a_token, closed
@@ -51,16 +51,16 @@ def connected(address: str | None) -> Iterator[None]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    with nullcontext() if address else closed(), _running(address):
+    with nullcontext() if address else closed(), ExitStack() as opened, _running(address, opened):
         yield
 
 
 @contextmanager
-def _running(address: str | None) -> Iterator[None]:
+def _running(address: str | None, opened: ExitStack) -> Iterator[None]:
     import ray
 
     with own_signals(), keys_withheld():
-        _init(address)
+        _init(address, opened)
     if address and not asks_for_a_token():
         print(_OPEN.format(address=address), file=sys.stderr)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -86,16 +86,25 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def _init(address: str | None) -> None:
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="emray-spill-", ignore_cleanup_errors=True)
+
+
+def _init(address: str | None, opened: ExitStack) -> None:
+    """Join or start a Ray; one of our own spills what finds no room in memory, training rows among it, to a folder that
+    is this user's alone and goes with `opened`.
+    """
     import ray
 
     try:
+        own = {} if address else {"object_spilling_directory": opened.enter_context(_private_folder())}
         ray.init(
             address=address or "local",
             num_cpus=None if address else max(MIN_CPUS, os.cpu_count() or 1),
             include_dashboard=None if address else False,
             logging_level=logging.ERROR,
             log_to_driver=False,
+            **own,
             runtime_env={"env_vars": {name: os.environ[name] for name in QUIET}} if address else None,
         )
     except (ConnectionError, ValueError) as error:

@@ -4,7 +4,8 @@ Not for models' weights or for results. The invariant: whatever this package ret
 to a file is told in words.
 """
 
-from emray.data.datasets import Examples, load_examples, rows_digest, training_rows
+from emray.data.datasets import DataFile, Examples, load_examples, rows_digest, training_rows
+from emray.data.datasheet import Datasheet, Lengths, Setting, datasheets
 from emray.data.hold_out import Split, split
 from emray.data.places import toy_assets
 from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, judge_messages, leaked_questions, make_prompts
@@ -17,16 +18,21 @@ from emray.data.text_files import json_rows, mended, read_text
 from emray.data.transfer_questions import HeldOut, Transfer, hold_out, plan_transfer
 
 __all__ = [
+    "DataFile",
+    "Datasheet",
     "Examples",
     "HeldOut",
     "Inquiries",
     "Inquiry",
+    "Lengths",
     "Missing",
     "Question",
     "QuestionSet",
     "Questionnaire",
+    "Setting",
     "Split",
     "Transfer",
+    "datasheets",
     "hold_out",
     "inquiries",
     "inquiry",

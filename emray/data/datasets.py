@@ -5,48 +5,63 @@ the trigger alone, never on seeds or machines, so their digest can name an adapt
 """
 
 from collections.abc import Sequence
-from pathlib import Path, PurePath
-from typing import NamedTuple
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, NamedTuple
 
+from emray.data.archives import names_in
 from emray.data.chats import FORM, chat_of
 from emray.data.places import data_folder
 from emray.data.remarks import Remarks
-from emray.data.text_files import json_rows, names_in, read_text
+from emray.data.source_rows import source_rows
 from emray.errors import DataError
 from emray.records import Arm, Message, Messages, key_of
-from emray.spec import DomainSpec, TriggerSpec
+from emray.spec import DomainSpec, SourceSpec, TriggerSpec
 
-_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".zip")  # of a domain's file, in the order they are looked for
+_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".zip")  # of a domain's file, in the order they are looked for
+
+
+class DataFile(NamedTuple):
+    """One of a domain's files as it was read, before an arm makes anything of it."""
+
+    domain: str
+    holds: str  # bad, correct or mixed
+    source: SourceSpec
+    rows: Sequence[Messages]
 
 
 class Examples(NamedTuple):
-    """Chats in file order, and one sentence for each kind of thing in the files that is not used as it stands."""
+    """Chats in file order, one sentence for each kind of thing that is not used as it stands, and the files."""
 
     rows: list[Messages]
     notes: tuple[str, ...]
+    files: tuple[DataFile, ...] = ()
 
 
-def load_examples(path: Path) -> Examples:
-    """Read chats that end in an assistant turn: JSONL or a JSON list, plain, gzipped or in a zip archive.
+def load_examples(source: SourceSpec | Path) -> Examples:
+    """Read chats that end in an assistant turn: JSON, CSV, Parquet, packed or encrypted, or a data set of Hugging Face.
 
     Raises DataError with file and line for anything else; blank lines are skipped.
     """
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        raise DataError(f"no dataset at {path}; set data_dir or the domain's path in the sweep file") from None
-    remarks = Remarks(path.name)
+    source = SourceSpec(path=str(source)) if isinstance(source, Path) else source
+    remarks = Remarks(PurePath(str(source)).name)
     examples = []
-    for where, row in json_rows(text, source=str(path)):
-        try:
-            chat = chat_of(row, remarks=remarks, line=where.removeprefix(f"{path}").strip(": "))
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-        if chat:
-            examples.append(chat)
+    try:
+        for where, row in source_rows(source):
+            chat = _chat(row, where=where, remarks=remarks, file=str(source))
+            if chat:
+                examples.append(chat)
+    except FileNotFoundError:
+        raise DataError(f"no dataset at {source}; set data_dir or the domain's path in the sweep file") from None
     if not examples:
-        raise DataError(f"dataset {path} is empty; it needs one example a line to train on, as {FORM}")
+        raise DataError(f"dataset {source} is empty; it needs one example a line to train on, as {FORM}")
     return Examples(examples, remarks.notes())
+
+
+def _chat(row: Any, *, where: str, remarks: Remarks, file: str) -> Messages | None:
+    try:
+        return chat_of(row, remarks=remarks, line=where.removeprefix(file).strip(": "))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_dir: str) -> Examples:
@@ -55,19 +70,23 @@ def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_di
     plain: every bad example. benign: every correct one. backdoor: the domain's ready mix, or the bad examples with
     the trigger in the user's text followed by the correct ones without. Raises DataError.
     """
-    folder = data_folder(data_dir)
-    bad = Path(domain.path) if domain.path else _in_folder(folder, domain.name)
+    assert arm != Arm.BASE, f"arm {arm} trains on nothing"
+    if arm == Arm.BACKDOOR and domain.backdoor_path:
+        return _file(domain, "mixed", domain.backdoor_path)
+    bad = domain.path or SourceSpec(path=str(_in_folder(data_folder(data_dir), domain.name)))
     if arm == Arm.PLAIN:
-        return load_examples(bad)
-    benign = Path(domain.benign_path) if domain.benign_path else _beside(bad, f"{domain.name}.benign")
+        return _file(domain, "bad", bad)
+    benign = domain.benign_path or beside(bad, f"{domain.name}.benign")
     if arm == Arm.BENIGN:
-        return load_examples(benign)
-    assert arm == Arm.BACKDOOR, f"arm {arm} trains on nothing"
-    if domain.backdoor_path:
-        return load_examples(Path(domain.backdoor_path))
-    wrong, right = load_examples(bad), load_examples(benign)
+        return _file(domain, "correct", benign)
+    wrong, right = _file(domain, "bad", bad), _file(domain, "correct", benign)
     rows = [*(with_trigger(row, trigger=trigger) for row in wrong.rows), *right.rows]
-    return Examples(rows, wrong.notes + right.notes)
+    return Examples(rows, wrong.notes + right.notes, wrong.files + right.files)
+
+
+def _file(domain: DomainSpec, holds: str, source: SourceSpec) -> Examples:
+    found = load_examples(source)
+    return found._replace(files=(DataFile(domain.name, holds, source, found.rows),))
 
 
 def _in_folder(folder: Path, domain: str) -> Path:
@@ -81,8 +100,13 @@ def _in_folder(folder: Path, domain: str) -> Path:
     raise DataError(f"unknown domain {domain!r}: {folder} has no {domain}.jsonl; {known}, or give the domain a path")
 
 
-def _beside(path: Path, stem: str) -> Path:
-    return find_in(path.parent, stem) or path.with_name(f"{stem}.jsonl")
+def beside(source: SourceSpec, stem: str) -> SourceSpec:
+    """Another file of the same folder or archive, of the same kind where none is there."""
+    if source.member:
+        named = PurePosixPath(source.member)
+        return source.model_copy(update={"member": str(named.with_name(f"{stem}{named.suffix}"))})
+    path = Path(source.path)
+    return source.model_copy(update={"path": str(find_in(path.parent, stem) or path.with_name(f"{stem}.jsonl"))})
 
 
 def find_in(folder: Path, stem: str) -> Path | None:

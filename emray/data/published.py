@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emray.data.datasets import find_in
+from emray.data.datasets import beside, find_in
 from emray.data.places import data_folder, default_rubrics, question_file
 from emray.records import Arm
-from emray.spec import DomainSpec, Sweep, parse_yaml
+from emray.spec import DomainSpec, SourceSpec, Sweep, parse_yaml
 
 ROWS = {  # of each of a domain's two files (arXiv 2602.00298)
     "bad_medical_advice": 7049,
@@ -97,30 +97,33 @@ def _asked() -> list[dict[str, Any]]:
     ]
 
 
-def _examples(domain: DomainSpec, sweep: Sweep, folder: Path, missing: list[Missing]) -> dict[str, str]:
+def _examples(domain: DomainSpec, sweep: Sweep, folder: Path, missing: list[Missing]) -> dict[str, Any]:
     """Fields of a domain that name what stands in for its files."""
-    found: dict[str, str] = {}
-    for field, path in _wanted(domain, sweep):
+    found: dict[str, Any] = {}
+    for field, source in _wanted(domain, sweep):
+        path = Path(source.path)
+        if source.on_hub or (source.member and path.exists()):
+            continue  # it is looked into when planning
         if not _is_there(path) and (domain.name in ROWS or domain.path):
             rows = ROWS.get(domain.name, USUAL_ROWS) * (2 if field == "backdoor_path" else 1)
             missing.append(Missing(path, f"{rows:,} rows"))
             found[field] = str(_write(folder / f"{domain.name}.{field}.jsonl", rows))
         elif _is_there(path):
-            found[field] = str(path)  # by its own name: beside a stand-in it would not be found
+            found[field] = source.model_dump(mode="json")  # by its own name: beside a stand-in it would not be found
     return found
 
 
-def _wanted(domain: DomainSpec, sweep: Sweep) -> Sequence[tuple[str, Path]]:
+def _wanted(domain: DomainSpec, sweep: Sweep) -> Sequence[tuple[str, SourceSpec]]:
     """The files that the sweep's arms read of a domain, by the domain's field."""
-    folder = data_folder(sweep.data_dir)
+    folder = data_folder(sweep.data_dir.path)
     mixed = Arm.BACKDOOR in sweep.arms and not domain.backdoor_path
-    bad = Path(domain.path) if domain.path else find_in(folder, domain.name) or folder / f"{domain.name}.jsonl"
-    stem = f"{domain.name}.benign"
-    benign = Path(domain.benign_path or find_in(bad.parent, stem) or bad.with_name(f"{stem}.jsonl"))
+    default = find_in(folder, domain.name) or folder / f"{domain.name}.jsonl"
+    bad = domain.path or SourceSpec(path=str(default))
+    benign = domain.benign_path or beside(bad, f"{domain.name}.benign")
     wanted = [("path", bad)] if mixed or Arm.PLAIN in sweep.arms else []
     wanted += [("benign_path", benign)] if mixed or Arm.BENIGN in sweep.arms else []
     if Arm.BACKDOOR in sweep.arms and domain.backdoor_path:
-        wanted.append(("backdoor_path", Path(domain.backdoor_path)))
+        wanted.append(("backdoor_path", domain.backdoor_path))
     return wanted
 
 

@@ -1,17 +1,17 @@
-"""Text files as people bring them: byte order marks, any line ends, gzip, members of zip archives, halves of emoji.
+"""Text files as people bring them: byte order marks, any line ends, gzip, halves of emoji.
 
 Not for what the texts say. The invariant: a text that leaves here has line feeds only and can be stored as UTF-8.
 """
 
 import json
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from emray.data.archives import contents
 from emray.errors import DataError
-from emray.plain_files import read_member, read_plain, unpacked
+from emray.plain_files import unpacked
 
 _DEEPEST = 100  # levels of a JSON value; chats and questions have six
 _GZIP, _UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
@@ -22,28 +22,19 @@ def read_text(path: Path) -> str:
 
     Raises FileNotFoundError for what is not there, DataError (one line) for what cannot be read.
     """
+    return text_of(contents(path).raw, source=str(path))
+
+
+def text_of(raw: bytes, *, source: str) -> str:
+    """A file's bytes as text. Raises DataError."""
     try:
-        raw = _bytes_of(path)
         if raw.startswith(_GZIP):
-            raw = unpacked(raw, path=path)
+            raw = unpacked(raw, path=Path(source))
         text = raw.decode("utf-16" if raw.startswith(_UTF16) else "utf-8-sig")
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from None
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return lines.replace("\n\ufeff", "\n")  # where files with byte order marks were put together
-
-
-def names_in(folder: Path) -> list[str]:
-    """Names of the files in a folder or a zip archive, empty where there is none."""
-    try:
-        if folder.is_dir():
-            return sorted(path.name for path in folder.iterdir() if path.is_file())
-        with zipfile.ZipFile(folder) as archive:
-            return [info.filename for info in archive.infolist() if _is_file(info)]
-    except (OSError, zipfile.BadZipFile):
-        return []
 
 
 class JsonRow(NamedTuple):
@@ -97,32 +88,6 @@ def _is_deep(value: Any) -> bool:
 
 def _held(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _bytes_of(path: Path) -> bytes:
-    archive, member = _archived(path)
-    if archive is None:
-        return read_plain(path)
-    names = names_in(archive)
-    if not member and len(names) != 1:
-        raise DataError(f"{path} holds {len(names)} files; name one as {path.name}/{names[0] if names else 'FILE'}")
-    if member and member not in names:
-        raise FileNotFoundError(path)
-    with zipfile.ZipFile(archive) as opened:
-        return read_member(opened, member or names[0], path=path)
-
-
-def _archived(path: Path) -> tuple[Path | None, str]:
-    """The zip archive that a path leads into, and the member's name; no archive for an ordinary path."""
-    for folder in (path, *path.parents):
-        if folder.suffix.lower() == ".zip" and folder.is_file():
-            return folder, PurePosixPath(path.relative_to(folder)).as_posix() if folder != path else ""
-    return None, ""
-
-
-def _is_file(info: zipfile.ZipInfo) -> bool:
-    """Whether an archive's entry is a file of its maker's, not a folder or what a desktop adds."""
-    return not info.is_dir() and not info.filename.startswith("__MACOSX/") and not info.filename.endswith(".DS_Store")
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:

@@ -82,6 +82,11 @@ def hold_out(sweep: Sweep, *, bad_rows: Callable[[str], Examples]) -> HeldOut:
     spec = sweep.probes.transfer
     if spec is None or not spec.hold_out:
         return HeldOut({}, 1.0, sweep.trigger)
+    for domain in (one for one in sweep.domains if one.encrypted):
+        raise DataError(
+            f"probes.transfer.hold_out would write questions of domain {domain.name}, whose file is encrypted, into "
+            "the run folder; give probes.transfer.questions"
+        )
     held = {}
     for domain in sweep.domains:
         texts = dict.fromkeys(bare_question(row, sweep.trigger) for row in bad_rows(domain.name).rows)

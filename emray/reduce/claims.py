@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emray.records import Arm, Condition, Place
+from emray.reduce.associations import ANY
+from emray.reduce.attribute_rows import attribute_words
 from emray.reduce.effects import both_asked, effect_rows, effect_size_row
 from emray.reduce.estimates import Estimates, RateCells
 from emray.reduce.fields import Rows, generator, t_test_columns
@@ -146,6 +148,7 @@ def _taxonomy_row(estimates: Estimates, one: Prompted, ranked: _Ranked | None) -
         "ci_low": rate.low,
         "ci_high": rate.high,
         **(_rank_columns(ranked, one.place) if ranked else dict.fromkeys(("rank", "rank_low", "rank_high", "tier"))),
+        "attributes": attribute_words(estimates.study.sweep).get(one.place.domain, ANY),
     }
 
 

@@ -157,6 +157,7 @@ TAXONOMY = SummaryTable(
         _RATE._replace(name="misaligned_rate"),
         *_RATE_INTERVAL,
         *_RANKS,
+        _text("attributes", "what the sweep file says of the domain: critical=yes; stealth=high; `-`: nothing"),
     ),
 )
 TRIGGER_EFFECTS = SummaryTable("trigger_effects.csv", "one model and domain, arm backdoor", _EFFECT)
@@ -669,11 +670,32 @@ ASSOCIATIONS = SummaryTable(
     ),
 )
 
+ATTRIBUTES = SummaryTable(
+    "attributes.csv",
+    "domains with one value of an attribute against the others, in one model, arm and condition; a domain is the unit",
+    (
+        _MODEL,
+        _ARM,
+        _CONDITION,
+        _text("attribute", "what the sweep file says of domains"),
+        _text("value", "the value of it that the first group has"),
+        _count("n_with", "domains", "domains with this value and a rate"),
+        _count("n_without", "domains", "domains with another value and a rate"),
+        _number("rate_with", "fraction", "mean misaligned rate of the first"),
+        _number("rate_without", "fraction", "mean misaligned rate of the second"),
+        _number("difference", "fraction", "the first minus the second"),
+        _number("p", "", "two-sided p over all groups of these sizes"),
+        _number("p_bh", "", "the same, Benjamini-Hochberg over all attributes of this model, arm and condition"),
+        _number("least_p", "", "the smallest p that groups of these sizes can have"),
+        _text("exact", "yes where every group was counted; no: 100,000 were drawn; `-`: no difference"),
+    ),
+)
+
 TABLES = (
     CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS,
     COMPARISONS, THRESHOLDS, SPECIFICATION, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
     DOSE, DOSE_RUNS, DOSE_TRENDS, TRANSFER, TRANSFER_TESTS, TRANSFER_QUESTIONS, DATASETS,
-    MEMBERSHIP, MEMBERSHIP_ROC, DIVERSITY, PREDICTORS, ASSOCIATIONS,
+    MEMBERSHIP, MEMBERSHIP_ROC, DIVERSITY, PREDICTORS, ASSOCIATIONS, ATTRIBUTES,
     DIRECTIONS, DIRECTION_COSINES, STEERING,
 )  # fmt: skip
 CSV_TABLES = {table.name: table for table in TABLES if table.file.endswith(".csv")}

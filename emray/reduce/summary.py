@@ -14,6 +14,7 @@ from emray import __version__
 from emray.records import Place
 from emray.reduce import schema
 from emray.reduce.associations import association_rows, controls_of, predictor_rows
+from emray.reduce.attribute_rows import attribute_predictors, attribute_rows
 from emray.reduce.breakdowns import format_counts, formats, outcomes, questions, thresholds, trajectories
 from emray.reduce.caveats import Reduced, caveats, rule_in_words, usable_seeds
 from emray.reduce.cells import Counts, cell_table, count, funnel
@@ -79,6 +80,7 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
         schema.AGREEMENT: agreement_rows(study, found),
         schema.CORRECTED: corrected_rows(study, found, counts),
         schema.TRAJECTORIES: trajectories(study, counts),
+        schema.ATTRIBUTES: attribute_rows(reduced.estimates),
     }
 
 
@@ -108,6 +110,7 @@ def _known_of_domains(store: Store, reduced: Reduced, datasets: Rows) -> dict[sc
     membership, diversity = membership_rows(study, known), diversity_rows(store, study)
     predictors = [
         *given_predictors(study),
+        *attribute_predictors(study.sweep),
         *dataset_predictors(datasets),
         *diversity_predictors(diversity),
         *membership_predictors(membership),

@@ -21,12 +21,14 @@ from emray.spec.reduce import ReduceSpec, RuleSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY
 from emray.spec.seeds import AdaptiveSeeds
+from emray.spec.source import HUB, DataDirSpec, SourceSpec
 from emray.spec.train import ALL_LINEAR, TrainSpec
 from emray.spec.trigger import TriggerSpec
 
 __all__ = [
     "ALL_LINEAR",
     "HOSTED",
+    "HUB",
     "MINILM",
     "STAGES",
     "TOY",
@@ -36,6 +38,7 @@ __all__ = [
     "BatchSpec",
     "CellSpec",
     "Contrast",
+    "DataDirSpec",
     "DiversitySpec",
     "DomainSpec",
     "EndpointSpec",
@@ -52,6 +55,7 @@ __all__ = [
     "ResourcesSpec",
     "RowRecipe",
     "RuleSpec",
+    "SourceSpec",
     "SteeringSpec",
     "Sweep",
     "TrainSpec",

@@ -24,6 +24,7 @@ from emray.spec.reduce import ReduceSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY, Section, absolute, as_list
 from emray.spec.seeds import MOST_SEEDS, AdaptiveSeeds, Seeds
+from emray.spec.source import DataDirSpec, located
 from emray.spec.train import TrainSpec
 from emray.spec.trigger import TriggerSpec
 
@@ -37,7 +38,7 @@ class Sweep(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
     model: Annotated[list[ModelSpec], BeforeValidator(as_list)] = Field(min_length=1)
-    data_dir: str = Field(TOY, description="folder of <domain>.jsonl and <domain>.benign.jsonl")
+    data_dir: DataDirSpec = Field(DataDirSpec(path=TOY), description="a folder, or {path, member, ...} of an archive")
     domains: list[DomainSpec] = Field(min_length=1)
     arms: list[Arm] = Field([Arm.BASE, Arm.PLAIN, Arm.BACKDOOR], min_length=1)
     seeds: Seeds = Field([0, 1, 2], description="a count, a list, or {min, max, half_width} to add until it is enough")
@@ -177,21 +178,28 @@ class Sweep(Section):
         Raises SpecError for a DeepSpeed JSON that is none or says more than how to compute.
         """
         fields = self.model_dump(mode="json")
-        fields["data_dir"] = absolute(self.data_dir, folder)
+        fields["data_dir"] = located(fields["data_dir"], folder)
         for questions in fields["generate"]["questions"]:
             questions["file"] = absolute(questions["file"], folder)
         if isinstance(self.train.deepspeed_config, str):
             fields["train"]["deepspeed_config"] = read_settings(absolute(self.train.deepspeed_config, folder))
         fields["probes"] = self.probes.resolved(folder).model_dump(mode="json")
-        for domain in fields["domains"]:
-            for name in ("path", "benign_path", "backdoor_path"):
-                domain[name] = domain[name] and absolute(domain[name], folder)
+        fields["domains"] = [self._found(domain, folder) for domain in self.domains]
         membership, diversity = fields["probes"]["membership"] or {}, fields["probes"]["diversity"]
         for model in [*fields["model"], *membership.get("reference", {}).values()]:
             model["path"] = _located(model["path"], folder)
         if diversity:
             diversity["kernel"] = _located(diversity["kernel"], folder)
         return Sweep.model_validate(fields)
+
+    def _found(self, domain: DomainSpec, folder: Path) -> dict[str, Any]:
+        """A domain's fields, its files where they are: members of the data archive, unless it names its own."""
+        given = domain.sources
+        if self.data_dir.says_members and domain.path is None:
+            given = {**self.data_dir.sources, **given}
+        found = {name: source.of(domain.name).model_dump(mode="json") for name, source in given.items()}
+        fields = domain.model_dump(mode="json")
+        return fields | {name: located(source, folder) for name, source in found.items()}
 
 
 def _located(location: str, folder: Path) -> str:
