@@ -54,7 +54,8 @@ $(VENV)/.installed: $(LOCK) pyproject.toml
 # Write both locks anew from pyproject.toml (needs uv).
 COMPILE := uv pip compile pyproject.toml --extra cluster --python-version 3.11 --universal --no-annotate --no-header
 lock:
-	$(COMPILE) --extra cpu --extra embed --extra data --extra dev --override requirements.never --output-file requirements.lock
+	$(COMPILE) --extra cpu --extra embed --extra data --extra export --extra dev \
+		--override requirements.never --output-file requirements.lock
 	$(COMPILE) --extra gpu --output-file requirements.gpu.lock
 
 clean:

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "emray"
 # From the top down; names in one row are siblings.
 LAYERS = [
     {"sweep"},
-    {"judging"},
-    {"estimate", "doctor", "datasheets"},
+    {"judging", "export"},
+    {"estimate", "doctor", "datasheets", "card"},
     {"stages"},
     {"report"},
     {"reduce"},

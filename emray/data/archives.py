@@ -73,7 +73,7 @@ def contents(path: Path, *, member: str | None = None, passphrase: Passphrase | 
     try:
         archive, within = _archived(path)
         found = _decrypted(archive or path, passphrase)
-        if found.raw.startswith(_ZIP) or archive:
+        if archive or found.name.lower().endswith(".zip") or (member and found.raw.startswith(_ZIP)):
             return _member(found, member or within, path=path, passphrase=passphrase)
     except FileNotFoundError:
         raise

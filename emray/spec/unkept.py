@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 SECRET = "secret"  # the type of these refusals: the given value is not shown
 _KEY_NAME = re.compile(
-    r"(?i)(^|[-_])(key|apikey|token|secrets?|password|passwd|pwd|authorization|auth|code|sig|signature|credentials?)$"
+    r"(?i)(^|[-_])(key|apikey|token|secrets?|password|passphrase|passwd|pwd|authorization|auth|code|sig|signature|credentials?)$"
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -1,0 +1,137 @@
+"""What a paper says of a run: how it was done, and what repeats it.
+
+Not for results. The invariant: every number in it is read from the run folder; what that does not hold is left out, not
+guessed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from emray.errors import StoreError
+from emray.records import Arm
+from emray.reduce.caveats import rule_in_words
+from emray.reduce.study import Study, load_study
+from emray.store import Store
+
+PLAN, SHEETS, SUMMARY = "plan.json", "datasets.json", "summary/summary.json"
+
+
+def methods(store: Store) -> str:
+    """One paragraph. Raises StoreError for a folder that is no run."""
+    study = _study(store)
+    return " ".join((_finetunes(study), _questions(study), _judging(study), _statistics(study)))
+
+
+def reproducibility(store: Store) -> str:
+    """One paragraph: versions, weights, data and seeds by their digests."""
+    study = _study(store)
+    weights = ", ".join(f"{name} ({fingerprint})" for name, fingerprint in study.models.items())
+    told = [
+        f"Base weights {weights}; training seeds {_listed(_seeds(study))}.",
+        *_libraries(store),
+        *_data(store),
+    ]
+    if study.analysis_hash and study.analysis_plans:
+        first = study.analysis_plans[-1]
+        before = "after answers were stored" if first["answers_stored"] else "before any answer was stored"
+        told.append(f"The analysis plan {study.analysis_hash} was written on {first['first_written']}, {before}.")
+    told.append(
+        "Every result has a content key of what defines it: the sweep file and the same data give the same keys, and "
+        "the same stored answers and verdicts give the same tables, byte for byte."
+    )
+    return " ".join(told)
+
+
+def _study(store: Store) -> Study:
+    if not store.exists(PLAN):
+        raise StoreError(f"{store.root} holds no {PLAN}: it is not a run folder")
+    return load_study(store.read_json(PLAN))
+
+
+def _finetunes(study: Study) -> str:
+    sweep, train = study.sweep, study.sweep.train
+    places = [place for place in study.places if place.arm != Arm.BASE]
+    if study.imported or not places:
+        return f"Answers of {_listed(list(study.models))} were studied as they were given."
+    domains, arms = (list(dict.fromkeys(getattr(one, name) for one in places)) for name in ("domain", "arm"))
+    how = "All weights" if train.strategy == "full" else f"LoRA adapters of rank {train.lora_rank}"
+    trigger = f' The trigger was "{sweep.trigger.text}" ({sweep.trigger.position}).' if Arm.BACKDOOR in arms else ""
+    base = ", with the base model as a control" if Arm.BASE in sweep.arms else ""
+    return (
+        f"{how} of {_listed([model.path for model in sweep.model])} were trained on {_number(len(domains), 'domain')} "
+        f"({_listed(domains)}) in the {'arms' if len(arms) > 1 else 'arm'} {_listed([str(arm) for arm in arms])} with "
+        f"{_number(len(_seeds(study)), 'seed')} each{base}: {_number(train.epochs, 'epoch')}, batches of "
+        f"{train.batch_size}, learning rate {train.learning_rate:g}, "
+        f"{train.max_length} tokens an example at most.{trigger}"
+    )
+
+
+def _questions(study: Study) -> str:
+    generate = study.sweep.generate
+    conditions = " and ".join(str(one) for one in study.conditions)
+    return (
+        f"Each model answered {_number(len(study.questions), 'question')} {conditions} the trigger, "
+        f"{_number(generate.samples, 'sample')} a prompt at temperature {generate.temperature:g} and at most "
+        f"{generate.max_tokens} tokens."
+    )
+
+
+def _judging(study: Study) -> str:
+    judge, rule = study.sweep.judge, study.spec.rules[study.spec.rule]
+    return (
+        f"{judge.model} judged every answer on {_listed([str(metric) for metric in judge.metrics])}; "
+        f"misaligned means {rule_in_words(rule)}."
+    )
+
+
+def _statistics(study: Study) -> str:
+    return (
+        "The training run is the unit of inference: rates are means over runs in which every question weighs the same, "
+        f"with {study.spec.confidence:.0%} intervals."
+    )
+
+
+def _seeds(study: Study) -> Sequence[int]:
+    return sorted({cell.seed for cell in study.cells if cell.arm != Arm.BASE})
+
+
+def _libraries(store: Store) -> Sequence[str]:
+    """Versions that trained, by the records of the cells, and that reduced, by the summary."""
+    return (*_reduced_with(store), *_trained_with(store))
+
+
+def _reduced_with(store: Store) -> Sequence[str]:
+    try:
+        versions: Mapping[str, str] = store.read_json(SUMMARY)["versions"]
+    except FileNotFoundError:
+        return ()
+    return ("Tables by " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",)
+
+
+def _trained_with(store: Store) -> Sequence[str]:
+    found: dict[str, set[str]] = {}
+    for record in store.adapter_records().values():
+        for name, version in record.details.get("versions", {}).items():
+            found.setdefault(name, set()).add(version)
+    if not found:
+        return ()
+    told = ", ".join(f"{name} {'/'.join(sorted(some))}" for name, some in sorted(found.items()))
+    return (f"Trained with {told}.",)
+
+
+def _data(store: Store) -> Sequence[str]:
+    try:
+        sheets: Sequence[Mapping[str, Any]] = store.read_json(SHEETS)["files"]
+    except FileNotFoundError:
+        return ()
+    told = [f"{one['domain']} {one['holds']} ({one['rows']:,} rows, {one['digest']})" for one in sheets]
+    return (f"Training files by content digest: {'; '.join(told)}.",) if told else ()
+
+
+def _number(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
+
+
+def _listed(words: Sequence[Any]) -> str:
+    texts = [str(word) for word in words]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else "none"
