@@ -107,8 +107,8 @@ def test_the_papers_sweep_dry_runs_before_its_data_are_there_and_says_what_is_mi
                  "cross_domain_questions.yaml (220 questions)"):  # fmt: skip
         assert line in result.stdout
     assert "67 cells" in result.stdout
-    # 67 cells x 2 conditions x 2 metrics x (15 questions x 20 samples + transfer's 220 x 5)
-    assert "375,200 calls" in result.stdout
+    # 2 metrics x (67 cells x 2 conditions x (15 questions x 20 samples + transfer's 220 x 5) + 168 steered x 15 x 5)
+    assert "400,400 calls" in result.stdout
     for probe in ("diversity", "membership", "directions"):
         assert probe in result.stdout
     assert "train on h100" in result.stdout
