@@ -124,7 +124,7 @@ def check_what_travelled(desk: Desk) -> None:
             assert (node.home / ".ray" / name).stat().st_mode & 0o077 == 0
 
 
-def check_nothing_is_left(desk: Desk, within_s: float = 90) -> None:
+def check_nothing_is_left(desk: Desk, within_s: float = 180) -> None:
     """Of Ray; a worker node ends by itself when its head has gone."""
     end_s = time.monotonic() + within_s
     while left := {address: node.processes() for address, node in desk.nodes.items() if node.processes()}:

@@ -130,8 +130,13 @@ class _Names:
     def __init__(self, jobs: Sequence[TrainJob]) -> None:
         self._jobs = jobs
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the jobs: Tune writes this into the state of every trial, which nobody reads."""
+        return (_Names, ((),))
+
     def of(self, trial: Trial) -> str:
-        return f"{run_name(self._jobs[trial.config['cells'][0]])}-{trial.trial_id}"
+        number = trial.config["cells"][0]
+        return f"{run_name(self._jobs[number]) if self._jobs else number}-{trial.trial_id}"
 
 
 class _Withdrawal(FIFOScheduler):
@@ -297,6 +302,7 @@ def _quiet(folder: str) -> Iterator[None]:
     settings = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_MAX_PENDING_TRIALS_PG": str(MAX_PENDING),
+        "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # its memory is thrown away
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's takes the signal for its own and goes on
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
