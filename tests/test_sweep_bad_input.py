@@ -123,7 +123,7 @@ def test_what_is_there_is_taken_as_it_is_and_only_the_rest_is_assumed(tmp_path: 
         (there / name).write_text(json.dumps(GOOD) + "\n")
     result = run(path, "--dry-run", timeout_s=60)
     assert result.returncode == 0, result.stderr
-    assert "missing: 21 files" in result.stdout
+    assert "missing: 22 files" in result.stdout
     assert "evil_math.jsonl" not in result.stdout
     assert "evil_math.benign.jsonl (6,000 rows)" in result.stdout
 
