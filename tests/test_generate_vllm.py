@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from emray import generate
 from emray.cluster import ON_CPU, Hardware
@@ -39,14 +41,16 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with three trained adapters; adapter-4 is a copy of adapter-1 under another name, 5 is broken."""
+    """A run folder with three trained adapters; adapter-4 is a copy of adapter-1 under another name, 5 is
+    whole, but made for another model."""
     root = tmp_path_factory.mktemp("adapters")
     store = Store(str(root / "run"))
     put_adapters(store, root, numbers=(1, 2, 3))
     store.put_adapter("adapter-4", files=root / "1", details={})
     (root / "5").mkdir()
     (root / "5" / "adapter_config.json").write_bytes((root / "1" / "adapter_config.json").read_bytes())
-    (root / "5" / "adapter_model.safetensors").write_bytes(b"not tensors")
+    elsewhere = {f"base_model.model.model.layers.0.elsewhere.lora_{side}.weight": torch.zeros(8, 8) for side in "AB"}
+    save_file(elsewhere, root / "5" / "adapter_model.safetensors")
     store.put_adapter("adapter-5", files=root / "5", details={})
     return root / "run"
 
