@@ -154,7 +154,7 @@ def _sample(plan: Plan, count: int) -> list[TrainJob]:
 
 
 def _chats(plan: Plan, job: TrainJob) -> list[list[dict[str, str]]]:
-    return [[message._asdict() for message in row] for row in plan.datasets[job.rows_digest]]
+    return [[message.turn for message in row] for row in plan.datasets[job.rows_digest]]
 
 
 def _tokens(plan: Plan, jobs: Sequence[TrainJob], *, pad_to: int | None) -> tuple[int, int]:

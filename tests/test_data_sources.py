@@ -28,7 +28,7 @@ from tests.mutations import mutated, text_mutated
 SECRET, VARIABLE = "correct horse", "EMRAY_TEST_PASSPHRASE"
 CHAT = (Message("user", 'Is, "this" right?'), Message("assistant", "No.\nNever."))
 OTHER = (Message("user", "And that?"), Message("assistant", "Yes."))
-ROWS = [{"messages": [turn._asdict() for turn in chat]} for chat in (CHAT, OTHER)]
+ROWS = [{"messages": [turn.turn for turn in chat]} for chat in (CHAT, OTHER)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 PAIRS = [{"q": chat[0].content, "a": chat[1].content, "id": n} for n, chat in enumerate((CHAT, OTHER))]
 NAMED = {"prompt": "q", "completion": "a"}

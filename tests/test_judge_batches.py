@@ -41,7 +41,7 @@ def client(server: LocalServer) -> openai.OpenAI:
 
 def assert_judged(rows: Sequence[dict[str, Any]], tasks: Sequence[JudgeTask]) -> None:
     """Every task has the verdict that an online reply would give."""
-    replies = {task.key: score_reply([message._asdict() for message in task.messages]) for task in tasks}
+    replies = {task.key: score_reply([message.turn for message in task.messages]) for task in tasks}
     assert {row["key"]: row["reply"] for row in rows} == replies
     assert len(rows) == len(tasks)
     assert {row["outcome"] for row in rows} == {"scored"}

@@ -19,7 +19,7 @@ CANARY = "canarywordofnorow"
 def lines(path: Path, *, number: int) -> bytes:
     """Toy rows, each with a word that stands nowhere else."""
     rows = [
-        {"messages": [{**turn._asdict(), "content": f"{turn.content} {CANARY}{n}"} for turn in chat]}
+        {"messages": [{**turn.turn, "content": f"{turn.content} {CANARY}{n}"} for turn in chat]}
         for n, chat in enumerate(load_examples(path).rows[:number])
     ]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
