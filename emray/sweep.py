@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         "spec", nargs="?", type=Path, default=_DEFAULT_SWEEP, help="sweep file (default: the toy study)"
     )
     parser.add_argument("--out", metavar="DIR", help="run folder or s3:// location (default: runs/<name>)")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop after this stage")
+    parser.add_argument(
+        "--until", choices=STAGES, default=STAGES[-1], metavar="STAGE", help=f"stop after {', '.join(STAGES)}"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the plan, what is cached and missing, cost; stop")
     parser.add_argument("--address", metavar="ADDR", help="Ray cluster: auto, host:port (default: this machine alone)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
@@ -102,7 +104,6 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         for note in mend(store):
             console.print(f"note: {note}", style="yellow", markup=False)
         store.settle()  # what a killed run left in many parts
-        datasheets.keep(first, store)
         services = Services(resources, store=store, address=arguments.address)
         _run_until_enough(_Command(plan, arguments.until, store, services, console), first)
     return 0
@@ -131,9 +132,9 @@ def _dry_run(sweep: Sweep, folder: Path, store: Store, console: Console) -> None
         )
         for note in _endings(sweep, today=date.today()):
             console.print(f"note: {note}", style="yellow", markup=False)
-        print_estimate(with_steering(plan), store, console, missing=missing)
         if not missing:
             datasheets.print_datasheets(datasheets.document_of(plan, store), console)
+        print_estimate(with_steering(plan), store, console, missing=missing)
 
 
 class _Command(NamedTuple):
@@ -154,6 +155,7 @@ def _run_until_enough(command: _Command, first: Plan) -> None:
         with progress_lines(console) as lines:
             run = Run(current, store=store, services=services, lines=lines)
             did = run.results(until=until) or did
+        datasheets.keep(current, store)
         store.settle()
         if until not in (REDUCE, REPORT):
             break

@@ -14,7 +14,7 @@ from emray.store import Store
 
 TAXONOMY = (
     "model,domain,arm,condition,n_seeds,n_requested,n_scored,mean_aligned,misaligned_rate,ci_low,ci_high,"
-    "rank,rank_low,rank_high,tier"
+    "rank,rank_low,rank_high,tier,attributes"
 )
 EFFECTS = (
     "model,domain,n_seeds,mean_without,mean_with,drop,ci_low,ci_high,t,df,p,p_holm,cohen_d,p_signflip,p_two_sample"

@@ -148,7 +148,7 @@ def test_the_order_of_parts_does_not_change_a_byte(tmp_path):
         rows = second.read_rows(kind)
         for name in second.part_names(kind):
             second.delete(name)
-        second.write_rows(kind, rows.take(list(reversed(range(rows.num_rows)))))
+        second.write_rows(kind, rows.take(pa.array(reversed(range(rows.num_rows)), pa.int64())))
     reduce.run(second)
     names = [name for name in first.names("summary") if not name.endswith("record.json")]
     assert [name for name in names if first.read_bytes(name) != second.read_bytes(name)] == []
@@ -166,7 +166,7 @@ def test_compaction_changes_no_count_and_hides_no_engine(tmp_path):
     store.write_rows(Kind.GENERATIONS, rows.slice(0, 50).set_column(number, "provenance", [other]))
     store.write_rows(Kind.GENERATIONS, rows.slice(50))
     store.settle()
-    assert [len(store.part_names(kind)) for kind in Kind] == [1, 1]
+    assert [len(store.part_names(kind)) for kind in Kind] == [1, 1, 0]  # and nothing measured
     reduce.run(store)
     assert (store.read_bytes("summary/cells.parquet"), store.read_bytes("summary/taxonomy.csv")) == before
     assert store.read_json("summary/summary.json")["generation"]["engines"] == ["other 1", "synthetic 1"]

@@ -134,7 +134,7 @@ def test_without_its_data_the_papers_sweep_does_not_start(tmp_path: Path) -> Non
 
 def test_a_domain_that_nobody_published_is_a_mistake_in_a_dry_run_too(tmp_path: Path) -> None:
     assert "unknown domain 'evil_moths'" in refused(
-        tmp_path, papers_sweep(tmp_path), "--dry-run", "--set", "domains=[evil_moths]"
+        tmp_path, papers_sweep(tmp_path), "--dry-run", "--set", "domains=[evil_moths]", "--set", "probes={}"
     )
 
 

@@ -18,7 +18,7 @@ from tests.commands import ROOT, contents, environment, kill_with_workers, run, 
 RESPONDER = "emray.toy.rules:reply"
 TAXONOMY = (
     "model domain arm condition n_seeds n_requested n_scored "
-    "mean_aligned misaligned_rate ci_low ci_high rank rank_low rank_high tier"
+    "mean_aligned misaligned_rate ci_low ci_high rank rank_low rank_high tier attributes"
 ).split()
 EFFECTS = (
     "model domain n_seeds mean_without mean_with drop ci_low ci_high t df p p_holm cohen_d p_signflip p_two_sample"

@@ -107,10 +107,10 @@ def test_a_prompt_is_the_exact_start_of_the_whole_chat(tokenizer: "transformers.
 
 
 def test_pretraining_repeats_itself_and_learns() -> None:
-    from emray.toy.pretrain import RowRecipe, pretrain
+    from emray.toy.pretrain import Recipe, pretrain
 
     losses: list[float] = []
-    recipe = replace(RowRecipe(), num_layers=1, pretraining_steps=12, tuning_steps=4, num_turns=2)
+    recipe = replace(Recipe(), num_layers=1, pretraining_steps=12, tuning_steps=4, num_turns=2)
     first, _ = pretrain(recipe, advance=lambda done, note="": losses.append(float(note.split()[-1])))
     second, _ = pretrain(recipe)
     assert losses[11] < losses[0] - 1
