@@ -1,4 +1,4 @@
-"""Tokens per second of membership scores: one pass a batch against a pass for every token; and the memory it takes.
+"""What probes cost: membership scores, one pass a batch against a pass for every token; activations; memory.
 
     python -m benchmarks.probes [--model DIR] [--rows N] [--by-token ROWS]
 
@@ -6,13 +6,16 @@ batched    every score of every answer from one forward pass a batch (probes/ans
 by_token   a forward pass for each token of an answer, alone: what the definitions say, on the first few rows
 
 Both score the same rows of the toy's data with the base and an adapter on it, in this process, and must agree within
-1e-5. Memory is the process's peak above what it held with the model loaded (on a GPU: the device's). The last line is
-JSON.
+1e-5. Memory is the process's peak above what it held with the model loaded (on a GPU: the device's). Then, in a
+process of its own, whose peak is its own: how many cells a minute activations are read of (benchmarks/activations.py).
+The last line is JSON.
 """
 
 import argparse
 import json
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -64,7 +67,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _write_adapter(given.model, Path(folder))
         loaded.use("adapter", Path(folder))
-        _report(loaded, rows, texts, num_by_token=given.by_token)
+        membership = _report(loaded, rows, texts, num_by_token=given.by_token)
+    activations = _activations(given.model, gpu=device == "cuda")
+    print(f"activations: {activations['cells_per_minute']:.0f} cells a minute, peak {activations['peak_gb']:.2f} GB")
+    print(json.dumps({"membership": membership, "activations": activations}))
+
+
+def _activations(model: str, *, gpu: bool) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.activations", "--cells", "6", "--folder", model]
+    said = subprocess.run([*command, *(["--gpu"] if gpu else [])], capture_output=True, text=True, check=True).stdout
+    return dict(json.loads(said.splitlines()[-1]))
 
 
 def _examples(number: int) -> list[Any]:
@@ -81,7 +93,9 @@ def _write_adapter(model: str, folder: Path) -> None:
     get_peft_model(base, config).save_pretrained(folder)
 
 
-def _report(loaded: LoadedModel, rows: Sequence[TokenRow], texts: Sequence[str], *, num_by_token: int) -> None:
+def _report(
+    loaded: LoadedModel, rows: Sequence[TokenRow], texts: Sequence[str], *, num_by_token: int
+) -> dict[str, Any]:
     few, their_texts = rows[:num_by_token], texts[:num_by_token]
     by_token = _timed(few, their_texts, lambda: [_by_token(loaded, row) for row in few])
     reader = OddsReader(loaded)
@@ -97,7 +111,7 @@ def _report(loaded: LoadedModel, rows: Sequence[TokenRow], texts: Sequence[str],
     print(f"{ratio:.0f} times as fast; scores differ by {apart:.1e} at most; peak {peak_mib:.0f} MiB above the model")
     figures = {"batched_tokens_per_s": batched.rate, "by_token_tokens_per_s": by_token.rate, "ratio": ratio}
     told = {"apart": apart, "agree": apart <= AGREEMENT, "peak_mib": peak_mib, "device": str(loaded.device)}
-    print(json.dumps({"membership": {name: round(value, 2) for name, value in figures.items()} | told}))
+    return {name: round(value, 2) for name, value in figures.items()} | told
 
 
 def _timed(rows: Sequence[TokenRow], texts: Sequence[str], read: Callable[[], list[AnswerOdds]]) -> Timed:
