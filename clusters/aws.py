@@ -16,7 +16,8 @@ import json
 import re
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,17 +133,14 @@ def with_ids(text: str, *, image: str, group: str) -> str:
     return re.sub(r"(?<=SecurityGroupIds: \[)sg-[0-9a-f]+", group, text)
 
 
-class allowed:
-    """A context in which AWS may say that something is there already."""
-
-    def __init__(self, code: str) -> None:
-        self._code = code
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        return isinstance(error, ClientError) and error.response["Error"]["Code"] == self._code
+@contextmanager
+def allowed(code: str) -> Iterator[None]:
+    """AWS may say that something is there already."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] != code:
+            raise
 
 
 if __name__ == "__main__":

@@ -22,15 +22,6 @@ _VALUES = (
     "ref",
     "schema_ref",
 )  # parts that are no schema
-_VALUES = (
-    "default",
-    "metadata",
-    "config",
-    "expected",
-    "serialization",
-    "ref",
-    "schema_ref",
-)  # parts that are no schema
 
 
 def _without_conversions(schema: Any, *, of: type[BaseModel]) -> Any:
