@@ -95,9 +95,9 @@ def test_a_store_elsewhere_that_cannot_be_written_is_told_to_the_next_caller(tmp
     (tmp_path / FOLDER).write_text("a file where the folder should be")
     journal = Journal(Store(f"file://{tmp_path}"))
     journal.add("k", reply("x"))
-    with pytest.raises(StoreError, match="cannot write file://"):
+    with pytest.raises(StoreError, match="cannot write to file://"):
         journal.flush()
-    with pytest.raises(StoreError, match="cannot write file://"):
+    with pytest.raises(StoreError, match="cannot write to file://"):
         journal.add("l", reply("x"))
 
 

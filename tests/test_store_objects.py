@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -100,6 +100,25 @@ def test_a_bucket_that_is_not_there_is_told_in_one_line(bucket: Bucket) -> None:
     with pytest.raises(StoreError, match=r"cannot write to s3://nowhere/run: .*NoSuchBucket") as told:
         Store("s3://nowhere/run").take_lease()
     assert "\n" not in str(told.value)
+
+
+def test_a_bucket_that_refuses_writes_says_so_in_the_same_words_whatever_was_written(bucket: Bucket) -> None:
+    files = ObjectFiles(f"{bucket.root}/refused")
+    files.write_bytes("there", b"1")
+    writes: list[Callable[[], object]] = [
+        lambda: files.write_bytes("x", b"2"), lambda: files.create("x", b"2"),
+        lambda: files.replace("there", b"2", version="old"), lambda: files.move("there", to="x"),
+        lambda: files.delete_files(["there"]),
+    ]  # fmt: skip
+    bucket.refuses.set()
+    try:
+        for write in writes:
+            with pytest.raises(StoreError, match=r"^cannot write to s3://bucket/refused: .*Denied") as told:
+                write()
+            assert "\n" not in str(told.value)
+    finally:
+        bucket.refuses.clear()
+    assert files.read_bytes("there") == b"1"
 
 
 def test_a_place_of_an_unknown_kind_is_told() -> None:

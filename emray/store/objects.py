@@ -93,7 +93,7 @@ class ObjectFiles:
     def move(self, name: str, *, to: str) -> None:
         import obstore
 
-        with self._told("write"):
+        with self._told("write to"):
             obstore.rename(self._objects, name, to)
 
     def temporaries(self, *, older_than_s: float) -> dict[str, int]:
@@ -109,7 +109,7 @@ class ObjectFiles:
     def delete_files(self, names: Sequence[str]) -> None:
         import obstore
 
-        with self._told("write"), suppress(FileNotFoundError):
+        with self._told("write to"), suppress(FileNotFoundError):
             obstore.delete(self._objects, list(names))
 
     def _listed(self, folder: str) -> Any:
@@ -121,7 +121,7 @@ class ObjectFiles:
     def _put(self, name: str, content: bytes | Path) -> None:
         import obstore
 
-        with self._told("write"):
+        with self._told("write to"):
             try:
                 obstore.put(self._objects, name, content, chunk_size=CHUNK)
             except FileNotFoundError as error:  # of a put: there is no such bucket
@@ -131,7 +131,7 @@ class ObjectFiles:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        with self._told("write"):
+        with self._told("write to"):
             try:
                 return obstore.put(self._objects, name, content, mode=mode)["e_tag"] or ""
             except (AlreadyExistsError, PreconditionError):
