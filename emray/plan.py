@@ -242,7 +242,7 @@ def seeds_so_far(sweep: Sweep, document: Mapping[str, Any]) -> dict[Place, int]:
 
 
 def missing_jobs(plan: Plan, records: Mapping[str, AdapterRecord]) -> Iterator[TrainJob]:
-    """Jobs of which an adapter has no record, in plan order; with `retry_failed` also those whose training failed."""
+    """Jobs of which a cell has no record, in plan order; with `retry_failed` also those whose training failed."""
     return (job for job in plan.jobs.values() if not _is_done(job, plan, records))
 
 

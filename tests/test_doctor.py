@@ -87,7 +87,7 @@ def test_nothing_is_damaged_in_a_finished_run(store: Store, capsys: pytest.Captu
 
 FILES = (
     "plan.json", r"adapters/\w+/record.json", r"adapters/\w+/adapter_model.safetensors",
-    r"adapters/\w+/adapter_config.json", "adapters/index.parquet", r"generations/.*\.parquet", r"verdicts/.*\.parquet",
+    r"adapters/\w+/adapter_config.json", "adapters.parquet", r"generations/.*\.parquet", r"verdicts/.*\.parquet",
     r"journal/.*\.parquet", r"log/.*\.json", "summary/taxonomy.csv", "report/report.html",
 )  # fmt: skip
 QUIET = {"summary/taxonomy.csv", "report/report.html"}  # texts: only their sizes are known
@@ -231,7 +231,7 @@ def test_a_damaged_adapter_is_not_loaded_and_is_trained_again(store: Store) -> N
 
 def test_an_index_that_was_half_written_is_written_anew_by_itself(store: Store) -> None:
     before = store.adapter_records()
-    store.write_bytes("adapters/index.parquet", store.read_bytes("adapters/index.parquet")[:-9])
+    store.write_bytes("adapters.parquet", store.read_bytes("adapters.parquet")[:-9])
     assert store.adapter_records() == before
     store.settle()
     assert list(examine(store)) == []

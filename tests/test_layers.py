@@ -13,7 +13,7 @@ PACKAGE = ROOT / "emray"
 # From the top down; names in one row are siblings.
 LAYERS = [
     {"sweep"},
-    {"judging", "export"},
+    {"judging", "export", "runs"},
     {"estimate", "doctor", "datasheets", "card"},
     {"stages"},
     {"report"},

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from benchmarks.scale import write_study
@@ -104,3 +105,19 @@ def test_a_task_is_small_however_many_samples_it_has(tmp_path: Path) -> None:
     )
     assert len(pickle.dumps(many)) <= len(pickle.dumps(few)) + 8
     assert many.keys[:SAMPLES] == few.keys
+
+
+def test_weights_that_are_gone_are_trained_again_only_where_something_still_asks_for_them(tmp_path: Path) -> None:
+    made, store = plan(tmp_path), Store(str(tmp_path / "run"))
+    write_study(store, made)
+    store.settle()
+    store.delete("adapters")
+    for stage in (Training(made), Generation(made), Judging(made)):
+        assert list(stage.missing(store)) == []
+    more = plan(tmp_path, "generate.samples=3")
+    assert list(Training(more).missing(store)) == list(more.jobs.values())
+    one, *_ = made.jobs
+    answers = pc.equal(store.read_rows(Kind.GENERATIONS)["adapter"], one).to_numpy()
+    first = int(answers.argmax())
+    store.delete_rows(Kind.GENERATIONS, column="key", value=store.read_rows(Kind.GENERATIONS)["key"][first].as_py())
+    assert [job.cell.key for job in Training(made).missing(store)] == [one], "an answer of its cell is missing"

@@ -103,14 +103,28 @@ def test_the_index_says_what_the_records_say(store: Store, tmp_path: Path) -> No
     store.put_failed_adapter("c", details={"error": "no memory"})
     before = store.adapter_records()
     store.settle()
-    assert store.exists("adapters/index.parquet")
+    assert store.exists("adapters.parquet")
     assert store.adapter_records() == before
     store.put_adapter("c", files=source, details={"final_loss": 0.5})  # tried again, and trained
     store.delete("adapters/b")
-    assert {key: record.status for key, record in store.adapter_records().items()} == {"a": "trained", "c": "trained"}
-    store.settle()
+    assert {key: record.status for key, record in store.adapter_records().items()} == dict.fromkeys("abc", "trained")
+    assert store.adapter_records()["b"].details == {"final_loss": 1 / 3}, "an adapter that was deleted is remembered"
+    store.forget_adapters(["b"])
+    assert set(store.adapter_records()) == {"a", "c"}
     store.put_adapter("b", files=source, details={"final_loss": 0.25})
     assert store.adapter_records()["b"].details == {"final_loss": 0.25}
+
+
+def test_weights_that_were_taken_away_are_known_to_be_gone(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "files"
+    source.mkdir()
+    (source / "adapter_model.safetensors").write_bytes(b"8 bytes.")
+    for key in "ab":
+        store.put_adapter(key, files=source, details={})
+    assert store.adapters_with_weights() == {"a", "b"}
+    store.delete("adapters/a/adapter_model.safetensors")
+    assert store.adapters_with_weights() == {"b"}
+    assert set(store.adapter_records()) == {"a", "b"}
 
 
 def test_many_writers_of_one_name_leave_one_whole_file(store: Store, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from emray.reduce import SUMMARY
 from emray.report import REPORT
 from emray.store import SCHEMAS, AdapterRecord, Kind, Store, damage_told, parquet_fault, parquet_file
 
-INDEX = "adapters/index.parquet"
+INDEX = "adapters.parquet"
 _NOTHING = "nothing: it is made again of what is there"
 _REDO = {
     Kind.GENERATIONS: "{rows} answers are drawn again, and judged again where they come out otherwise",
@@ -66,11 +66,8 @@ def examine(store: Store) -> Iterator[Finding]:
         yield Finding(name, f"{size:,} bytes of a file that never appeared", "nothing", Location.TEMPORARY)
 
 
-def adapters(store: Store, keys: Collection[str], *, weightless: bool = True) -> Iterator[Finding]:
-    """Those of these cells; one without a record is not finished, which is no damage.
-
-    `weightless`: also those whose weights somebody took away, which are missed only by answers still to come.
-    """
+def adapters(store: Store, keys: Collection[str]) -> Iterator[Finding]:
+    """Those of these cells; one without a record is not finished, which is no damage, nor are weights taken away."""
     for key in keys:
         try:
             record = store.adapter_record(key)
@@ -79,10 +76,8 @@ def adapters(store: Store, keys: Collection[str], *, weightless: bool = True) ->
             yield Finding(f"adapters/{key}/record.json", what, "its cell is trained again", Location.ADAPTER)
             continue
         if record and record.trained:
-            there = store.sizes(f"adapters/{key}")
             for name, what in store.adapter_damage(key):
-                if name in there or weightless:
-                    yield Finding(name, what, _training(record), Location.ADAPTER)
+                yield Finding(name, what, _training(record), Location.ADAPTER)
 
 
 def parts(store: Store, kind: Kind, sizes: dict[str, int], *, foreign: bool = True) -> Iterator[Finding]:
@@ -139,7 +134,7 @@ def _plan(store: Store) -> Iterator[Finding]:
 
 
 def _index(store: Store) -> Iterator[Finding]:
-    size = store.sizes("adapters").get(INDEX)
+    size = store.sizes(".").get(f"./{INDEX}")
     what = _parquet(store, INDEX, size, ["key", "details"]) if size is not None else None
     if what:
         yield Finding(INDEX, what, _NOTHING, Location.DERIVED)

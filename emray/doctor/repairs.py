@@ -11,7 +11,7 @@ from itertools import chain
 
 import pyarrow as pa
 
-from emray.doctor.checks import INDEX, Finding, Location, adapters, is_entry, journal, parts, readable, stage_log
+from emray.doctor.checks import Finding, Location, adapters, is_entry, journal, parts, readable, stage_log
 from emray.endpoint import entries
 from emray.store import Keys, Kind, Store
 
@@ -28,7 +28,7 @@ def mend(store: Store) -> list[str]:
     fresh = {kind: _written_by_workers(store.part_sizes(kind)) for kind in Kind}
     indexed = Keys(store.indexed_adapters())
     found = chain(
-        adapters(store, [key for key in store.folders("adapters") if key not in indexed], weightless=False),
+        adapters(store, [key for key in store.folders("adapters") if key not in indexed]),
         *(parts(store, kind, sizes, foreign=False) for kind, sizes in fresh.items()),
         journal(store, lines_only=True),
         stage_log(store),
@@ -57,7 +57,7 @@ def _with_what_hangs_on_it(store: Store, finding: Finding) -> list[str]:
     if finding.place != Location.ADAPTER:
         return [finding.name]
     folder = finding.name.rpartition("/")[0]
-    store.delete(INDEX)  # it may name the adapter; the next one is written of the records
+    store.forget_adapters([folder.rpartition("/")[2]])
     return sorted(store.sizes(folder), key=lambda name: (not name.endswith("/record.json"), name))
 
 

@@ -200,14 +200,15 @@ def read_journal(store: Store, *, wanted: Container[str]) -> Iterator[tuple[str,
 
 def journaled_keys(store: Store) -> Keys:
     """Keys of every reply that is on the store."""
+    return Keys.of_columns(key_columns(store))
 
-    def columns() -> Iterator[pa.ChunkedArray]:
-        for name, size in sizes(store).items():
-            found = entries(store, name, size, keys_only=True)
-            while some := [entry.key for entry in islice(found, MOST_A_PART)]:
-                yield pa.chunked_array([some])
 
-    return Keys.of_columns(columns())
+def key_columns(store: Store) -> Iterator[pa.ChunkedArray]:
+    """The same some at a time; one may come twice."""
+    for name, size in sizes(store).items():
+        found = entries(store, name, size, keys_only=True)
+        while some := [entry.key for entry in islice(found, MOST_A_PART)]:
+            yield pa.chunked_array([some])
 
 
 def compact(store: Store) -> None:
@@ -226,6 +227,19 @@ def compact(store: Store) -> None:
     store.delete_files(list(names))
 
 
-def _write_part(store: Store, replies: dict[str, str]) -> None:
+def forget(store: Store, keys: Keys) -> None:
+    """Drop the replies under these keys from the parts. Only when no writer is at work."""
+    for name, size in sizes(store).items() if keys else ():
+        if not name.endswith(PART) or not any(entry.key in keys for entry in entries(store, name, size)):
+            continue
+        left = {one.key: str(one.content) for one in entries(store, name, size) if one.key not in keys}
+        written = _write_part(store, left) if left else None
+        if written != name:
+            store.delete_files([name])
+
+
+def _write_part(store: Store, replies: dict[str, str]) -> str:
     digest = hashlib.sha256("\n".join(sorted(replies)).encode()).hexdigest()[:20]
-    store.write_bytes(f"{FOLDER}/replies-{digest}{PART}", part_of(replies), durable=True)
+    name = f"{FOLDER}/replies-{digest}{PART}"
+    store.write_bytes(name, part_of(replies), durable=True)
+    return name

@@ -50,15 +50,20 @@ def dose_rows(store: Store, study: Study, num_examples: Mapping[tuple[str, str],
     """No rows where the sweep has no recipe; `num_examples` are those of whole datasets, by domain and arm."""
     if not study.recipes:
         return DoseRows([], [], [])
-    cells = (*(cell for cell, f in zip(study.cells, study.fractions, strict=True) if f == 1.0),
-             *map(cell_of, study.recipes))  # fmt: skip
-    whole = replace(study, cells=cells, fractions=(1.0,) * len(cells))
+    whole = dose_study(study)
     found = tally(store, whole)
     estimates = Estimates(whole, found, count(found, whole.spec.rules))
     dosed = _dosed(study, num_examples)
     return DoseRows(
         list(_rows(estimates, dosed)), list(_run_rows(estimates, dosed)), list(_trend_rows(estimates, dosed))
     )
+
+
+def dose_study(study: Study) -> Study:
+    """The finetunes on recipes beside those on whole datasets."""
+    cells = (*(cell for cell, f in zip(study.cells, study.fractions, strict=True) if f == 1.0),
+             *map(cell_of, study.recipes))  # fmt: skip
+    return replace(study, cells=cells, fractions=(1.0,) * len(cells))
 
 
 def _dosed(study: Study, num_examples: Mapping[tuple[str, str], int]) -> list[_Dosed]:

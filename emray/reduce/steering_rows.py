@@ -28,7 +28,7 @@ def steering_rows(store: Store, study: Study, *, unsteered: AnswerTally) -> Rows
     """A row for what was done along the directions of one domain to one kind of cell; none where nothing was."""
     if study.steering is None:
         return []
-    mine = _study_of(study, study.steering)
+    mine = steering_study(study, study.steering)
     before, after = _CellCounts.of(study, unsteered), _CellCounts.of(mine, tally(store, mine))
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for one in study.steering["cells"]:
@@ -36,7 +36,7 @@ def steering_rows(store: Store, study: Study, *, unsteered: AnswerTally) -> Rows
     return [_row(dict(zip(_PLACE, place, strict=True)), cells, before, after) for place, cells in groups.items()]
 
 
-def _study_of(study: Study, told: Mapping[str, Any]) -> Study:
+def steering_study(study: Study, told: Mapping[str, Any]) -> Study:
     """The steered cells, asked as they were."""
     cells = tuple(Cell(one["model"], one["domain"], Arm(one["arm"]), one["seed"], one["key"]) for one in told["cells"])
     generate = study.sweep.generate.model_copy(update={"samples": told["samples"]})

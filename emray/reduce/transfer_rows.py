@@ -38,12 +38,12 @@ def transfer_rows(store: Store, study: Study) -> TransferRows:
     asked = study.transfer
     if asked is None:
         return TransferRows([], [], [])
-    mine = _study_of(study, asked)
+    mine = transfer_study(study, asked)
     found = _Transferred(mine, count(tally(store, mine), mine.spec.rules))
     return TransferRows(list(_matrix_rows(found)), list(_test_rows(found)), list(_question_rows(asked)))
 
 
-def _study_of(study: Study, asked: Mapping[str, Any]) -> Study:
+def transfer_study(study: Study, asked: Mapping[str, Any]) -> Study:
     """The same cells asked the transfer probe's questions."""
     questions = tuple(map(Question.from_document, asked["questions"]))
     generate = study.sweep.generate.model_copy(update={"samples": asked["samples"]})

@@ -1,6 +1,7 @@
 """The stages of one plan: what each has to do, and how they follow one another.
 
     work.py       what a stage misses, and doing it
+    lost.py       adapters whose weights are gone, and needed again
     run.py        their order, waves, and judging as answers come
     fruitless.py  whether a stage left anything to go on with
     services.py   Ray and the judges that a sweep serves itself

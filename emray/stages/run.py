@@ -25,6 +25,7 @@ from emray.progress import Advance, ProgressLines, silent
 from emray.records import FinishReason, GenerationTask, Outcome, TrainJob
 from emray.spec import STAGES, Sweep
 from emray.stages.fruitless import check_answers, check_cells, check_verdicts
+from emray.stages.lost import lost_cells
 from emray.stages.services import Services
 from emray.stages.work import GENERATE, JUDGE, PROBE, TRAIN, Generation, Judging, Probing, Training, num_answers
 from emray.store import Kind, Store
@@ -51,6 +52,7 @@ class Run:
         elif GENERATE in wanted and not self.store.exists(PLAN):
             self.services.start_ray()
         self._write_plan()
+        self._forget_lost()
         self._forget_failures(wanted)
         did = self._judged_answers(jobs, wanted)
         while PROBE in wanted and self._probe():
@@ -155,6 +157,12 @@ class Run:
                 stage.run(missing, context)
             did = True
         return did
+
+    def _forget_lost(self) -> None:
+        """Drop the records of weights that are gone and needed again: their cells are among the jobs."""
+        lost = lost_cells(self.plan, self.store)
+        self.store.forget_adapters(lost)
+        self.store.delete_files([f"adapters/{key}/record.json" for key in sorted(lost)])
 
     def _forget_failures(self, wanted: Sequence[str]) -> None:
         """With `resources.retry_failed`: drop the rows that say a try failed, so that they are missing again."""

@@ -16,6 +16,7 @@ from emray.plan import Plan
 from emray.probes import PlannedProbe
 from emray.records import GenerationTask, Measurement, TrainJob
 from emray.spec import STAGES
+from emray.stages.lost import lost_cells
 from emray.store import Kind, Store
 
 TRAIN, GENERATE, JUDGE, PROBE = STAGES[:4]
@@ -40,13 +41,15 @@ class Stage(Protocol[_Work]):
 
 @dataclass(frozen=True)
 class Training:
-    """Cells without an adapter."""
+    """Cells that were not trained, and those whose weights are gone and needed again."""
 
     plan: Plan
     name = TRAIN
 
     def missing(self, store: Store) -> Iterator[TrainJob]:
-        return planning.missing_jobs(self.plan, store.adapter_records())
+        lost = lost_cells(self.plan, store)
+        records = {key: record for key, record in store.adapter_records().items() if key not in lost}
+        return planning.missing_jobs(self.plan, records)
 
     def run(self, work: Iterable[TrainJob], context: Context) -> None:
         from emray import train

@@ -2,6 +2,7 @@
 
     plan.json                   what was asked for
     adapters/<key>/             PEFT files, then record.json (its presence means: done, or failed for good)
+    adapters.parquet            what those records say, also of adapters that were deleted since
     generations/*.parquet       parts; a part is complete or absent
     verdicts/*.parquet
     measurements/*.parquet      what probes read
@@ -14,12 +15,15 @@ there. The invariant: every file but the journal's appears under its name comple
 last.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from emray.store import derived, documents
 from emray.store.adapters import AdapterRecord, Adapters
@@ -97,6 +101,10 @@ class Store:
         """Bytes of those files by name."""
         return self._files.sizes(folder, suffix=suffix)
 
+    def sizes_below(self, folder: str = "") -> dict[str, int]:
+        """Bytes of the files in a folder and in those below it, by name below the root."""
+        return self._files.sizes_below(folder)
+
     def opened(self, name: str, *, size: int) -> AbstractContextManager[pa.NativeFile]:
         """For reading pieces of a file whose size is known. Raises FileNotFoundError."""
         return self._files.opened(name, size=size)
@@ -144,16 +152,28 @@ class Store:
     def adapter_record(self, key: str) -> AdapterRecord | None:
         return self._adapters.record(key)
 
+    def adapters_with_weights(self) -> frozenset[str]:
+        """Keys of the cells whose weights are there; a record may outlive them."""
+        return self._adapters.with_weights()
+
+    def remember_adapters(self, records: Iterable[AdapterRecord]) -> None:
+        """Keep records of trained cells whose weights need not be here. For the holder of the lease."""
+        self._adapters.remember(records)
+
+    def forget_adapters(self, keys: Iterable[str]) -> None:
+        """Have the index not name these cells: their own record decides. For the holder of the lease."""
+        self._adapters.forget(keys)
+
     def indexed_adapters(self) -> list[str]:
-        """Keys of the adapters that the index names: whole when it was written."""
+        """Keys of the adapters that the index names: whole when they were taken in."""
         return self._adapters.indexed()
 
     def adapter_damage(self, key: str) -> Iterator[tuple[str, str]]:
-        """Files of a trained adapter that are cut short, each with what is wrong; then its weights, if it has none."""
+        """Files of a trained adapter that are cut short, each with what is wrong; absent weights are none."""
         return self._adapters.damage(key)
 
     def adapter_records(self) -> dict[str, AdapterRecord]:
-        """Records of all finished cells, trained and failed, by adapter key."""
+        """Records of all finished cells, trained and failed, by adapter key; also of adapters deleted since."""
         return self._adapters.records()
 
     def adapter_folder(self, key: str) -> Path:
@@ -194,7 +214,11 @@ class Store:
 
     def delete_rows(self, kind: Kind, *, column: str, value: str) -> None:
         """Drop the rows with this value in a column, rewriting the parts that hold them (for `retry_failed`)."""
-        self._tables.delete_rows(kind, column=column, value=value)
+        self.keep_rows(kind, lambda part: ~_equal(part[column], value), columns=[column])
+
+    def keep_rows(self, kind: Kind, keep: Callable[[pa.Table], NDArray[np.bool_]], *, columns: Sequence[str]) -> int:
+        """Drop the rows of which `keep`, shown these columns of a part, says no; returns how many went."""
+        return self._tables.keep_rows(kind, keep, columns=columns)
 
     # The whole -----------------------------------------------------------------------------------------------
 
@@ -219,6 +243,10 @@ class Store:
         """Every logged stage in the order of its start. Raises StoreError for an entry that is damaged."""
         found = self.read_files("log", suffix=".json")
         return [documents.value_of(content, root=self.root, name=name) for name, content in found]
+
+
+def _equal(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(pc.equal(column, value), False).to_numpy(), dtype=bool)
 
 
 def _arrived(root: str, known: bool) -> Store:

@@ -1,7 +1,8 @@
 """What training leaves: a folder of files for each cell, and the record that says how it ended.
 
     adapters/<key>/record.json   written last: the truth about one cell
-    adapters/index.parquet       what the records of trained cells say, read at once where there are thousands
+    adapters.parquet             what the records of trained cells say: read at once where there are thousands, and
+                                 remembered when an adapter that is of no more use is deleted
 
 Not for what the files mean. The invariant: an adapter with a record is whole, and the index says what records say.
 """
@@ -11,7 +12,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,7 @@ from emray.store.weight_files import WEIGHTS, fault_of
 
 FOLDER = "adapters"
 RECORD = "record.json"
-INDEX = f"{FOLDER}/index.parquet"
+INDEX = f"{FOLDER}.parquet"
 INDEX_SCHEMA = pa.schema([("key", pa.string()), ("details", pa.string())])  # details: JSON
 
 
@@ -69,20 +70,35 @@ class Adapters:
 
     def records(self) -> dict[str, AdapterRecord]:
         """Records of all finished cells, trained and failed, by adapter key: the index, and what it does not have."""
-        keys, index = self._files.folders(FOLDER), self._index()
-        others = self._read([key for key in keys if key not in index])
-        indexed = {key: AdapterRecord(key, "trained", json.loads(index[key])) for key in keys if key in index}
-        return {key: (indexed.get(key) or others[key]) for key in keys if key in indexed or key in others}
+        index = self._index()
+        others = self._read([key for key in self._files.folders(FOLDER) if key not in index])
+        found = {key: AdapterRecord(key, "trained", json.loads(details)) for key, details in index.items()} | others
+        return dict(sorted(found.items()))
+
+    def with_weights(self) -> frozenset[str]:
+        """Keys of the cells whose weights are there."""
+        return frozenset(name.split("/")[1] for name in self._files.sizes_below(FOLDER) if name.endswith(WEIGHTS))
 
     def write_index(self) -> None:
-        """Have the index name the adapters that are there now. For the one sweep that holds the run folder."""
-        keys, index = self._files.folders(FOLDER), self._index()
-        kept = {key: index[key] for key in keys if key in index}
-        others = self._read([key for key in keys if key not in index])
+        """Have the index name the adapters that are there too. For the one sweep that holds the run folder."""
+        index = self._index()
+        others = self._read([key for key in self._files.folders(FOLDER) if key not in index])
         new = {key: json.dumps(record.details) for key, record in others.items() if record.trained}
-        if kept == index and not new:
-            return
-        columns = {"key": [*kept, *new], "details": [*kept.values(), *new.values()]}
+        if new:
+            self._write_index(index | new)
+
+    def remember(self, records: Iterable[AdapterRecord]) -> None:
+        """Have the index name these trained cells, whether or not their weights are here."""
+        self._write_index(self._index() | {one.key: json.dumps(one.details) for one in records})
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Have the index not name these cells."""
+        index, gone = self._index(), set(keys)
+        if index.keys() & gone:
+            self._write_index({key: details for key, details in index.items() if key not in gone})
+
+    def _write_index(self, index: Mapping[str, str]) -> None:
+        columns = {"key": sorted(index), "details": [index[key] for key in sorted(index)]}
         self._files.write_bytes(INDEX, parquet_bytes(pa.table(columns, schema=INDEX_SCHEMA)))
 
     def _index(self) -> dict[str, str]:
@@ -125,14 +141,12 @@ class Adapters:
         return list(self._index())
 
     def damage(self, key: str) -> Iterator[tuple[str, str]]:
-        """Files of a trained adapter that are cut short, each with what is wrong; then its weights, if it has none."""
+        """Files of a trained adapter that are cut short, each with what is wrong; absent weights are none."""
         sizes = self._files.sizes(f"{FOLDER}/{key}")
         for name, size in sizes.items():
             fault = fault_of(name, size, partial(self._start_of, name, size))
             if fault:
                 yield name, fault
-        if not any(name.endswith(WEIGHTS) for name in sizes):
-            yield f"{FOLDER}/{key}/adapter_model{WEIGHTS}", "it is not there"
 
     def _start_of(self, name: str, size: int, num: int) -> bytes:
         with self._files.opened(name, size=size) as file:

@@ -73,6 +73,9 @@ class Files(Protocol):
     def sizes(self, folder: str, *, suffix: str = "") -> dict[str, int]:
         """Bytes of the files in a folder (not of those below it) by `folder/name`, in the order of their names."""
 
+    def sizes_below(self, folder: str) -> dict[str, int]:
+        """The same of the files in the folders below it too ("": of all)."""
+
     def folders(self, folder: str) -> list[str]:
         """Sorted names of the folders in a folder, without their parent."""
 
@@ -170,6 +173,15 @@ class LocalFiles:
                 with suppress(FileNotFoundError):  # deleted since it was listed
                     if entry.is_file():
                         found[f"{folder}/{entry.name}"] = entry.stat().st_size
+        return dict(sorted(found.items()))
+
+    def sizes_below(self, folder: str) -> dict[str, int]:
+        found = {}
+        for path in (self._path / folder).rglob("*"):
+            name = path.relative_to(self._path)
+            with suppress(FileNotFoundError):  # deleted since it was listed
+                if not any(part.startswith(".") for part in name.parts) and path.is_file():
+                    found[name.as_posix()] = path.stat().st_size
         return dict(sorted(found.items()))
 
     def folders(self, folder: str) -> list[str]:

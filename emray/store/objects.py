@@ -87,6 +87,13 @@ class ObjectFiles:
         found = {f"{folder}/{PurePosixPath(found['path']).name}": found["size"] for found in objects}
         return {name: size for name, size in sorted(found.items()) if name.endswith(suffix)}
 
+    def sizes_below(self, folder: str) -> dict[str, int]:
+        import obstore
+
+        with self._told("list"):
+            found = [one for batch in obstore.list(self._objects, folder or None) for one in batch]
+        return {one["path"]: one["size"] for one in sorted(found, key=lambda one: one["path"])}
+
     def folders(self, folder: str) -> list[str]:
         return sorted(PurePosixPath(path).name for path in self._listed(folder)["common_prefixes"])
 

@@ -8,13 +8,14 @@ however often it was written.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from emray.records import GENERATION_SCHEMA, MEASUREMENT_SCHEMA, VERDICT_SCHEMA
 from emray.store.damage import parquet_bytes
@@ -79,15 +80,19 @@ class Tables:
         """Distinct values of a key column."""
         return Keys.of_columns(part[column] for part in self.iter_parts(kind, columns=[column]))
 
-    def delete_rows(self, kind: Kind, *, column: str, value: str) -> None:
-        """Drop the rows that have this value in a column, rewriting the parts that hold them."""
-        sizes = self.part_sizes(kind)
-        for part in scan(self._files, str(kind), columns=[column]):
-            kept = pc.fill_null(pc.not_equal(part.table[column], value), True)
-            if not pc.all(kept).as_py():
+    def keep_rows(self, kind: Kind, keep: Callable[[pa.Table], NDArray[np.bool_]], *, columns: Sequence[str]) -> int:
+        """Drop the rows of which `keep`, shown these columns of a part, says no; returns how many went."""
+        sizes, dropped = self.part_sizes(kind), 0
+        for part in scan(self._files, str(kind), columns=columns):
+            kept = keep(part.table)
+            if kept.all():
+                continue
+            if kept.any():
                 whole = read_part(self._files, part.name, sizes[part.name], SCHEMAS[kind].names)
-                self.write_rows(kind, whole.filter(kept))
-                self._files.delete_files([part.name])
+                self.write_rows(kind, whole.filter(pa.array(kept)))
+            self._files.delete_files([part.name])
+            dropped += int((~kept).sum())
+        return dropped
 
 
 def write_part(files: Files, kind: Kind, table: pa.Table, *, prefix: str, durable: bool = False) -> str:

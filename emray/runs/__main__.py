@@ -1,0 +1,28 @@
+"""The command: runs side by side.
+
+python -m emray.runs COMMAND ...
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from emray.ending import ended
+from emray.runs import gc
+
+_COMMANDS = (gc,)  # modules with `add_to`
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m emray.runs", description="Runs side by side.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in _COMMANDS:
+        module.add_to(commands)
+    arguments = parser.parse_args(argv)
+    return ended(lambda: int(arguments.work(arguments)), say=partial(print, file=sys.stderr))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

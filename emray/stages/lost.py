@@ -1,0 +1,44 @@
+"""Adapters whose weights are gone: which of them are needed again.
+
+Not for training them. The invariant: a cell whose answers and measurements are all there is done, with or without its
+weights; weights that something still asks for are trained again.
+"""
+
+from collections.abc import Iterator
+
+from emray import plan as planning
+from emray import probes
+from emray.plan import Plan
+from emray.records import Cell
+from emray.store import Kind, Store
+
+
+def lost_cells(plan: Plan, store: Store) -> frozenset[str]:
+    """Keys of cells that were trained, whose weights are not there, and of which something is still wanted."""
+    trained = {key for key, record in store.adapter_records().items() if record.trained} & set(_trained_keys(plan))
+    gone = trained - store.adapters_with_weights() if trained else trained
+    if not gone:
+        return frozenset()
+    cells = [cell for cell in plan.answering if _trained_for(cell, plan) in gone]
+    tasks = planning.missing_tasks(planning.generation_tasks(plan, cells), store.keys(Kind.GENERATIONS))
+    asked = {_trained_for(task.cell, plan) for task in tasks}
+    return frozenset(gone & (asked | set(_to_measure(plan, store))))
+
+
+def _trained_keys(plan: Plan) -> Iterator[str]:
+    for key, job in plan.jobs.items():
+        yield key
+        yield from (checkpoint for _, checkpoint in job.checkpoints)
+
+
+def _trained_for(cell: Cell, plan: Plan) -> str:
+    """The key of the adapter that answers for a cell."""
+    steering = plan.weights[cell.key].steering
+    return steering.of if steering else cell.key
+
+
+def _to_measure(plan: Plan, store: Store) -> Iterator[str]:
+    """Adapters that probes have yet to look at."""
+    wanted = [one for probe in probes.of_plan(plan) for one in probe.measurements() if one.adapter]
+    there = store.keys(Kind.MEASUREMENTS) if wanted else frozenset[str]()
+    return (one.adapter for one in wanted if one.key not in there)
