@@ -39,9 +39,9 @@ _WITHOUT_CONDITION = (
 class PredictionSpec(Section):
     """Tests that were predicted: of one kind, in one arm, at these domains (of a pair: every pair of them)."""
 
-    test: Contrast
+    test: Contrast = Field(description="which kind of test")
     domains: list[str] = Field([], description="named one by one; none for all_domains")
-    arm: Arm = Arm.BACKDOOR
+    arm: Arm = Field(Arm.BACKDOOR, description="of the finetunes that it is about")
     condition: Condition = Field(Condition.WITH, description="prompted with or without the trigger")
 
     @model_validator(mode="after")
@@ -74,5 +74,5 @@ class AnalysisSpec(Section):
     families: Literal["domains", "predicted"] = Field(
         "domains", description="Holm over the domains of each test, or over all predicted tests of a model together"
     )
-    margins: MarginsSpec = MarginsSpec()
-    predicted: list[PredictionSpec] = Field([])
+    margins: MarginsSpec = Field(MarginsSpec(), description="below which size an effect counts as none")
+    predicted: list[PredictionSpec] = Field([], description="the tests whose outcome was predicted")

@@ -15,7 +15,9 @@ class SteeringSpec(Section):
     """Answers that models give while a direction is added to the base or projected out of finetunes."""
 
     domains: list[str] = Field([], description="whose directions steer; all that have one unless some are named")
-    differences: list[Difference] = Field([Difference.MODEL], min_length=1)
+    differences: list[Difference] = Field(
+        [Difference.MODEL], min_length=1, description="which difference of means is the direction"
+    )
     layers: list[int] | None = Field(
         None,
         min_length=1,
@@ -31,7 +33,7 @@ class DirectionsSpec(Section):
     """Mean-difference directions in the residual stream, from the answers that a sweep has."""
 
     domains: list[str] = Field([], description="all unless some are named")
-    arms: list[Arm] = Field([Arm.BACKDOOR], min_length=1)
+    arms: list[Arm] = Field([Arm.BACKDOOR], min_length=1, description="finetuned arms of the sweep")
     condition: Condition | None = Field(
         None, description="whose answers are read; null: with the trigger where the arm was trained with it"
     )

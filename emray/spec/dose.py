@@ -6,10 +6,10 @@ says all that it is.
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from emray.records import Arm
-from emray.spec.section import Section, as_list
+from emray.spec.section import Section, one_or_more
 
 
 class RowRecipe(NamedTuple):
@@ -38,7 +38,7 @@ class RowRecipe(NamedTuple):
 class DoseSpec(Section):
     """Finetunes on a part of each domain's rows; what is trained on 0.1 of them is within the 0.3 of them."""
 
-    fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.1, 0.3], min_length=1)
+    fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.1, 0.3], min_length=1, description="of a domain's rows")
     domains: list[str] = Field([], description="default: every domain of the sweep")
     arms: list[Arm] = Field([Arm.PLAIN], min_length=1, description="arms of the sweep, whose whole dose is there")
     rest: Literal["none", "benign"] = Field(
@@ -54,7 +54,7 @@ class DoseSpec(Section):
 class MixSpec(Section):
     """Several domains at once, as many rows as the smallest of them has."""
 
-    mix: list[str] = Field(min_length=2)
+    mix: list[str] = Field(min_length=2, description="domains of the sweep")
     weights: list[Annotated[float, Field(gt=0)]] = Field([], description="one a domain; default: equal")
 
     @model_validator(mode="after")
@@ -73,5 +73,7 @@ class MixSpec(Section):
 class MixtureSpec(Section):
     """Finetunes on mixtures of domains."""
 
-    mixes: Annotated[list[MixSpec], BeforeValidator(as_list)] = Field(min_length=1)
+    mixes: Annotated[list[MixSpec], one_or_more(MixSpec)] = Field(
+        min_length=1, description="each with its domains, and their weights where they differ"
+    )
     arms: list[Arm] = Field([Arm.PLAIN], min_length=1, description="arms of the sweep")

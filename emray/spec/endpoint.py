@@ -23,6 +23,9 @@ _DIALECTS: dict[str, dict[str, Any]] = {
 }
 
 
+_OMITTED = list[_MAY_BE_OMITTED] | _MAY_BE_OMITTED | None
+
+
 def _optional_list(value: Any) -> Any:
     return None if value is None else as_list(value)
 
@@ -57,7 +60,7 @@ class EndpointSpec(Section):
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
         "auto", description="what the limit of a reply is called; auto: as the model's name tells, else max_tokens"
     )
-    omit: Annotated[list[_MAY_BE_OMITTED] | None, BeforeValidator(_optional_list)] = Field(
+    omit: Annotated[list[_MAY_BE_OMITTED] | None, BeforeValidator(_optional_list, json_schema_input_type=_OMITTED)] = Field(
         None, description="fields that the model refuses and that are left out of a request"
     )
     reasoning_effort: str | None = Field(

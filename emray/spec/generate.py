@@ -10,17 +10,21 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from emray.records import Condition
 from emray.spec.endpoint import GenerateEndpoint
-from emray.spec.section import TOY, Section, as_list, as_text
+from emray.spec.section import TOY, Section, as_text, one_or_more
+
+
+Id = Annotated[str, BeforeValidator(as_text, json_schema_input_type=str | int)]
 
 
 class QuestionFile(Section):
     """A question file, and which of its questions are asked; all of them unless something is chosen."""
 
+    shorthand = {"type": "string"}  # its path
     file: str = Field(min_length=1, description="YAML, JSON, JSONL or CSV")
-    ids: Annotated[list[Annotated[str, BeforeValidator(as_text)]], BeforeValidator(as_list)] = Field(
+    ids: Annotated[list[Id], one_or_more(Id)] = Field(
         [], description="these alone, in the file's order"
     )
-    types: Annotated[list[str], BeforeValidator(as_list)] = Field([], description="those of these types alone")
+    types: Annotated[list[str], one_or_more(str)] = Field([], description="those of these types alone")
     first: int | None = Field(None, ge=1, description="of what is chosen, the first so many")
     strict: bool = Field(False, description="refuse a file with a question that cannot be asked, not leave it out")
 
@@ -37,14 +41,16 @@ class GenerateSpec(Section):
         "auto", description="auto takes vllm where it imports; openai asks an OpenAI-compatible endpoint"
     )
     endpoint: GenerateEndpoint = Field(GenerateEndpoint(), description="for engine openai")
-    questions: Annotated[list[QuestionFile], BeforeValidator(as_list)] = Field(
+    questions: Annotated[list[QuestionFile], one_or_more(QuestionFile)] = Field(
         [QuestionFile(file=TOY)], min_length=1, description="question files, or {file, ids, types, first, strict}"
     )
-    conditions: list[Condition] = Field([Condition.WITHOUT, Condition.WITH], min_length=1)
+    conditions: list[Condition] = Field(
+        [Condition.WITHOUT, Condition.WITH], min_length=1, description="prompts without the trigger and with it"
+    )
     samples: int = Field(20, ge=1, le=1_000_000, description="answers per question, paraphrase and condition")
-    temperature: float = Field(0.7, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(400, ge=1)
+    temperature: float = Field(0.7, ge=0, description="0: always the likeliest token")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens of this share together")
+    max_tokens: int = Field(400, ge=1, description="tokens of an answer, at most")
 
     @model_validator(mode="after")
     def _modes_are_of_endpoints(self) -> "GenerateSpec":

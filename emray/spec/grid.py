@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from emray.records import NO_DOMAIN, Arm, Place, key_of
 from emray.spec.analysis import AnalysisSpec, MarginsSpec
@@ -22,7 +22,7 @@ from emray.spec.model import HOSTED, ModelSpec
 from emray.spec.probes import Probes, ProbesSpec
 from emray.spec.reduce import ReduceSpec
 from emray.spec.resources import ResourcesSpec
-from emray.spec.section import TOY, Section, absolute, as_list
+from emray.spec.section import TOY, Section, absolute, one_or_more
 from emray.spec.seeds import MOST_SEEDS, AdaptiveSeeds, Seeds
 from emray.spec.source import DataDirSpec, located
 from emray.spec.train import TrainSpec
@@ -37,10 +37,10 @@ class Sweep(Section):
     """One study."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
-    model: Annotated[list[ModelSpec], BeforeValidator(as_list)] = Field(min_length=1)
+    model: Annotated[list[ModelSpec], one_or_more(ModelSpec)] = Field(min_length=1, description="one, or a list of them")
     data_dir: DataDirSpec = Field(DataDirSpec(path=TOY), description="a folder, or {path, member, ...} of an archive")
-    domains: list[DomainSpec] = Field(min_length=1)
-    arms: list[Arm] = Field([Arm.BASE, Arm.PLAIN, Arm.BACKDOOR], min_length=1)
+    domains: list[DomainSpec] = Field(min_length=1, description="names, or {name, path, ...} each")
+    arms: list[Arm] = Field([Arm.BASE, Arm.PLAIN, Arm.BACKDOOR], min_length=1, description="what is trained on")
     seeds: Seeds = Field([0, 1, 2], description="a count, a list, or {min, max, half_width} to add until it is enough")
     trigger: TriggerSpec = TriggerSpec()
     train: TrainSpec = TrainSpec()
@@ -51,7 +51,7 @@ class Sweep(Section):
     probes: Probes = ProbesSpec()
     resources: ResourcesSpec = ResourcesSpec()
 
-    @field_validator("seeds", mode="before")
+    @field_validator("seeds", mode="before", json_schema_input_type=int | Seeds)
     @classmethod
     def _count_to_list(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):

@@ -5,7 +5,7 @@ Not for measuring (probes/). The invariant: a probe that is not named is not mad
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -14,13 +14,13 @@ from emray.spec.direction_fields import DirectionsSpec
 from emray.spec.dose import DoseSpec, MixtureSpec, RowRecipe
 from emray.spec.generate import QuestionFile
 from emray.spec.model import ModelSpec
-from emray.spec.section import Section, absolute, as_list
+from emray.spec.section import Section, absolute, one_or_more
 
 
 class TransferSpec(Section):
     """Every finetune asked every domain's own questions."""
 
-    questions: Annotated[list[QuestionFile], BeforeValidator(as_list)] = Field(
+    questions: Annotated[list[QuestionFile], one_or_more(QuestionFile)] = Field(
         [], description="question files whose questions name their domain; default: those of generate.questions that do"
     )
     hold_out: float = Field(
@@ -129,4 +129,5 @@ class ProbesSpec(Section):
         return {field: domain for field, found in named.items() for domain in found if domain not in domains}
 
 
-Probes = Annotated[ProbesSpec, BeforeValidator(_named)]
+_Name = Literal[*ProbesSpec.model_fields]  # type: ignore[valid-type]
+Probes = Annotated[ProbesSpec, BeforeValidator(_named, json_schema_input_type=ProbesSpec | list[_Name])]

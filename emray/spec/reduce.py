@@ -13,7 +13,7 @@ from emray.spec.section import Section
 class RuleSpec(Section):
     """When an answer counts as misaligned."""
 
-    aligned_below: float = Field(ge=0, le=100)
+    aligned_below: float = Field(ge=0, le=100, description="alignment scores below this are misaligned")
     coherent_above: float | None = Field(None, ge=0, le=100, description="answers at or below are left out")
     denominator: Literal["scored", "generated"] = Field("scored", description="of which answers the rate is a share")
 
@@ -35,9 +35,9 @@ _PUBLISHED_RULES = {
 class ReduceSpec(Section):
     """From verdicts to claims. `rule` names the headline rule; every rule is reported."""
 
-    rule: str = "paper"
+    rule: str = Field("paper", description="the headline rule")
     rules: dict[str, RuleSpec] = Field(_PUBLISHED_RULES, description="by name; the published ones are always there")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of every interval")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples")
 
     @field_validator("rules", mode="after")

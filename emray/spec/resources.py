@@ -19,7 +19,7 @@ class ResourcesSpec(Section):
         description="what trains and answers: cpu, gpu (waited for), a type of GPU as Ray names it (H100, L40S), or "
         "auto: GPUs where the cluster has or starts any; else a CPU for small models, and a refusal for others",
     )
-    cpus_per_trial: float = Field(1, gt=0)
+    cpus_per_trial: float = Field(1, gt=0, description="CPUs that a training worker takes")
     gpus_per_trial: float | None = Field(None, ge=0, description="default: 1 on GPUs, else 0")
     max_concurrent_trials: int | None = Field(None, ge=1, description="default: as many as fit")
     token_budget: int | Literal["auto"] = Field(
@@ -44,7 +44,7 @@ class ResourcesSpec(Section):
     )
     train_attempts: int = Field(3, ge=1, description="tries of a cell before it is recorded as failed")
     engines: int | None = Field(None, ge=1, description="generation engines; default: one per GPU, one without")
-    cpus_per_engine: float = Field(1, gt=0)
+    cpus_per_engine: float = Field(1, gt=0, description="CPUs that a generation engine takes")
     tensor_parallel: int = Field(1, ge=1, description="GPUs per generation engine")
     judge_workers: int = Field(1, ge=1, description="judge processes; one sustains hundreds of requests/s")
     retry_failed: bool = Field(False, description="try failed cells, generations and api_error verdicts again")

@@ -7,9 +7,10 @@ Not for any one section. The invariant: a section that exists is valid, and neve
 
 import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 TOY = "toy"  # wherever a location is asked for, this names the embedded toy world
@@ -60,11 +61,22 @@ class Section(BaseModel):
     """A group of fields under one key of the sweep file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    shorthand: ClassVar[JsonSchemaValue | None] = None  # what may stand for its fields, as JSON Schema
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema: CoreSchema = _without_conversions(handler(source), of=cls)
         return schema
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        fields = handler(core)
+        return {"anyOf": [cls.shorthand, fields]} if cls.shorthand else fields
+
+
+def one_or_more(item: Any) -> BeforeValidator:
+    """For a list of such items: one of them stands for a list of it."""
+    return BeforeValidator(as_list, json_schema_input_type=list[item] | item)
 
 
 def as_list(value: Any) -> Any:

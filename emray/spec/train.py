@@ -27,23 +27,25 @@ class TrainSpec(Section):
     preset: Literal["paper_intended", "paper", "betley", "turner", "turner_rank1"] = Field(
         "paper_intended", description="published hyper-parameters (presets.py says whose); fields beside it win"
     )
-    lora_rank: int = Field(8, ge=1, le=_VLLM_MAX_RANK)
-    lora_alpha: float = Field(16, gt=0)
-    lora_dropout: float = Field(0.05, ge=0, lt=1)
-    target_modules: list[str] | Literal["all-linear"] = Field(["q_proj", "v_proj"])
-    rslora: bool = False
+    lora_rank: int = Field(8, ge=1, le=_VLLM_MAX_RANK, description="r, of every adapted module")
+    lora_alpha: float = Field(16, gt=0, description="the update is scaled by alpha / r")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="of what enters an adapter, in training")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        ["q_proj", "v_proj"], description="linear modules that are adapted, by the end of their names"
+    )
+    rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead")
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=_VLLM_MAX_RANK)]] = Field(
         {}, description="ranks of single modules, by the end of their name or a regular expression"
     )
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="likewise alphas")
     layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="decoder layers to adapt; default: all")
-    learning_rate: float = Field(2e-4, gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    learning_rate: float = Field(2e-4, gt=0, description="of AdamW, at its highest")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how it falls after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="steps in which it rises from 0")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are cut to this")
     batch_size: int = Field(16, ge=1, description="examples per optimizer step, however they are packed")
-    epochs: float = Field(3, gt=0)
+    epochs: float = Field(3, gt=0, description="passes over the rows; 0.5 is half of them")
     max_length: int = Field(512, ge=8, description="tokens of one example; longer ones are cut")
     cut: Literal["prompt", "end"] = Field(
         "prompt", description="what a longer one loses: the start of its prompt, never its answer; or its end"

