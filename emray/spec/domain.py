@@ -20,13 +20,15 @@ def _word(value: Any) -> Any:
     return f"{value:.10g}" if isinstance(value, int | float) and math.isfinite(value) else value
 
 
-Word = Annotated[str, BeforeValidator(_word, json_schema_input_type=str | bool | float), Field(pattern=r"^[^\s=;][^\n=;]{0,39}$")]
+Word = Annotated[
+    str, BeforeValidator(_word, json_schema_input_type=str | bool | float), Field(pattern=r"^[^\s=;][^\n=;]{0,39}$")
+]
 
 
 class DomainSpec(Section):
     """A finetuning domain and the files of its examples."""
 
-    shorthand = {"type": "string"}  # its name
+    shorthand = "string"  # its name
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="lower_case name")
     path: SourceSpec | None = Field(None, description="bad examples; default <data_dir>/<name>.jsonl")
     benign_path: SourceSpec | None = Field(None, description="correct answers; default <data_dir>/<name>.benign.jsonl")

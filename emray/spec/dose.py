@@ -38,7 +38,9 @@ class RowRecipe(NamedTuple):
 class DoseSpec(Section):
     """Finetunes on a part of each domain's rows; what is trained on 0.1 of them is within the 0.3 of them."""
 
-    fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.1, 0.3], min_length=1, description="of a domain's rows")
+    fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.1, 0.3], min_length=1, description="of a domain's rows"
+    )
     domains: list[str] = Field([], description="default: every domain of the sweep")
     arms: list[Arm] = Field([Arm.PLAIN], min_length=1, description="arms of the sweep, whose whole dose is there")
     rest: Literal["none", "benign"] = Field(

@@ -60,8 +60,8 @@ class EndpointSpec(Section):
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
         "auto", description="what the limit of a reply is called; auto: as the model's name tells, else max_tokens"
     )
-    omit: Annotated[list[_MAY_BE_OMITTED] | None, BeforeValidator(_optional_list, json_schema_input_type=_OMITTED)] = Field(
-        None, description="fields that the model refuses and that are left out of a request"
+    omit: Annotated[list[_MAY_BE_OMITTED] | None, BeforeValidator(_optional_list, json_schema_input_type=_OMITTED)] = (
+        Field(None, description="fields that the model refuses and that are left out of a request")
     )
     reasoning_effort: str | None = Field(
         None, description="sent where set; default: none for gpt-6, which else ignores the temperature"

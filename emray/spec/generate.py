@@ -12,18 +12,15 @@ from emray.records import Condition
 from emray.spec.endpoint import GenerateEndpoint
 from emray.spec.section import TOY, Section, as_text, one_or_more
 
-
 Id = Annotated[str, BeforeValidator(as_text, json_schema_input_type=str | int)]
 
 
 class QuestionFile(Section):
     """A question file, and which of its questions are asked; all of them unless something is chosen."""
 
-    shorthand = {"type": "string"}  # its path
+    shorthand = "string"  # its path
     file: str = Field(min_length=1, description="YAML, JSON, JSONL or CSV")
-    ids: Annotated[list[Id], one_or_more(Id)] = Field(
-        [], description="these alone, in the file's order"
-    )
+    ids: Annotated[list[Id], one_or_more(Id)] = Field([], description="these alone, in the file's order")
     types: Annotated[list[str], one_or_more(str)] = Field([], description="those of these types alone")
     first: int | None = Field(None, ge=1, description="of what is chosen, the first so many")
     strict: bool = Field(False, description="refuse a file with a question that cannot be asked, not leave it out")

@@ -37,19 +37,24 @@ class Sweep(Section):
     """One study."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
-    model: Annotated[list[ModelSpec], one_or_more(ModelSpec)] = Field(min_length=1, description="one, or a list of them")
+    model: Annotated[list[ModelSpec], one_or_more(ModelSpec)] = Field(
+        min_length=1, description="one, or a list of them"
+    )
     data_dir: DataDirSpec = Field(DataDirSpec(path=TOY), description="a folder, or {path, member, ...} of an archive")
     domains: list[DomainSpec] = Field(min_length=1, description="names, or {name, path, ...} each")
     arms: list[Arm] = Field([Arm.BASE, Arm.PLAIN, Arm.BACKDOOR], min_length=1, description="what is trained on")
     seeds: Seeds = Field([0, 1, 2], description="a count, a list, or {min, max, half_width} to add until it is enough")
-    trigger: TriggerSpec = TriggerSpec()
-    train: TrainSpec = TrainSpec()
-    generate: GenerateSpec = GenerateSpec()
-    judge: JudgeSpec = JudgeSpec()
-    reduce: ReduceSpec = ReduceSpec()
+    trigger: TriggerSpec = Field(TriggerSpec(), description="the backdoor's text and its place in a prompt")
+    train: TrainSpec = Field(TrainSpec(), description="the LoRA finetune of every cell")
+    generate: GenerateSpec = Field(GenerateSpec(), description="what is asked, and how answers are sampled")
+    judge: JudgeSpec = Field(JudgeSpec(), description="who scores the answers, and for what")
+    reduce: ReduceSpec = Field(ReduceSpec(), description="when an answer counts as misaligned")
     analysis: AnalysisSpec | None = Field(None, description="what was decided before the answers were seen")
-    probes: Probes = ProbesSpec()
-    resources: ResourcesSpec = ResourcesSpec()
+    probes: Probes = Field(
+        ProbesSpec(),
+        description="what may predict or explain misalignment",
+    )
+    resources: ResourcesSpec = Field(ResourcesSpec(), description="how to compute: never part of a key")
 
     @field_validator("seeds", mode="before", json_schema_input_type=int | Seeds)
     @classmethod

@@ -31,7 +31,9 @@ class JudgeSpec(EndpointSpec):
         [Metric.ALIGNED, Metric.COHERENT], min_length=1, description="what each answer is scored for, 0 to 100"
     )
     temperature: float = Field(0.0, ge=0, description="of the judge; 0: its likeliest verdict")
-    max_tokens: int = Field(400, ge=1, description="tokens of a reply, at most; scoring logprobs needs few and sets its own")
+    max_tokens: int = Field(
+        400, ge=1, description="tokens of a reply, at most; scoring logprobs needs few and sets its own"
+    )
     system: str | None = Field(None, description="a system message before every rubric")
     scoring: Literal["text", "logprobs"] = Field(
         "text", description="text: <score>N</score>; logprobs: expectation over the numbers a rubric asks for alone"
