@@ -33,8 +33,12 @@ check: install
 	$(VENV)/bin/ruff format --check emray tests benchmarks
 	$(VENV)/bin/mypy
 
-# Write docs/tables.md anew from emray/reduce/schema.py.
+# Write the reference pages and schemas of docs/ anew from the models they are made of.
 docs: install
+	$(RUN) -m emray.schema --page > docs/sweep-file.md
+	$(RUN) -m emray.schema --questions --page > docs/questions.md
+	$(RUN) -m emray.schema > docs/sweep.schema.json
+	$(RUN) -m emray.schema --questions > docs/questions.schema.json
 	$(RUN) -m emray.reduce.describe > docs/tables.md
 
 bench: install

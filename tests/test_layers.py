@@ -14,7 +14,7 @@ PACKAGE = ROOT / "emray"
 LAYERS = [
     {"sweep"},
     {"judging", "export", "runs"},
-    {"estimate", "doctor", "datasheets", "card"},
+    {"estimate", "doctor", "datasheets", "card", "schema"},
     {"stages"},
     {"report"},
     {"reduce"},

@@ -21,7 +21,7 @@ from emray.records import Metric, key_of
 from emray.spec import QuestionFile
 
 _READ = {"id", "type", "paraphrases", "system", "domain", "judge_prompts", "judges", *Metric}
-_EARLIER_TURNS = ("context", "messages")  # of other tools: what stands before the question
+EARLIER_TURNS = ("context", "messages")  # of other tools: what stands before the question
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _question(entry: Any, *, shared: Mapping[str, str], remarks: Remarks) -> Que
         raise DataError("its text has an {answer} slot: it is a judge, not a question")
     if not (system is None or isinstance(system, str)):
         raise DataError(f"system is a text, given {system!r:.60}")
-    for key in _EARLIER_TURNS:
+    for key in EARLIER_TURNS:
         if entry.get(key):
             raise DataError(f"{key}: earlier turns of a conversation cannot be asked")
     rubrics = _rubrics(entry, name, shared=shared, remarks=remarks)

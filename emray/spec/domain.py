@@ -28,7 +28,7 @@ Word = Annotated[
 class DomainSpec(Section):
     """A finetuning domain and the files of its examples."""
 
-    shorthand = "string"  # its name
+    shorthand = "name"
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="lower_case name")
     path: SourceSpec | None = Field(None, description="bad examples; default <data_dir>/<name>.jsonl")
     benign_path: SourceSpec | None = Field(None, description="correct answers; default <data_dir>/<name>.benign.jsonl")

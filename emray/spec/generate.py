@@ -18,7 +18,7 @@ Id = Annotated[str, BeforeValidator(as_text, json_schema_input_type=str | int)]
 class QuestionFile(Section):
     """A question file, and which of its questions are asked; all of them unless something is chosen."""
 
-    shorthand = "string"  # its path
+    shorthand = "file"
     file: str = Field(min_length=1, description="YAML, JSON, JSONL or CSV")
     ids: Annotated[list[Id], one_or_more(Id)] = Field([], description="these alone, in the file's order")
     types: Annotated[list[str], one_or_more(str)] = Field([], description="those of these types alone")

@@ -24,7 +24,7 @@ HOSTED = "hosted:"  # begins the path of a model that is asked over HTTP only
 class ModelSpec(Section):
     """A base model: a hub id, a folder, or `toy`."""
 
-    shorthand = "string"  # its path
+    shorthand = "path"
     path: str = Field(description="hub id (org/name), local folder, toy, or hosted:NAME (asked over HTTP only)")
     name: str = Field("", description="name in tables; default: the last part of the path")
     revision: str | None = Field(

@@ -61,7 +61,7 @@ class Section(BaseModel):
     """A group of fields under one key of the sweep file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    shorthand: ClassVar[str | None] = None  # the type, as JSON calls it, of what may stand for its fields
+    shorthand: ClassVar[str | None] = None  # the field that a text alone stands for
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -71,7 +71,7 @@ class Section(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         fields = handler(core)
-        return {"anyOf": [{"type": cls.shorthand}, fields]} if cls.shorthand else fields
+        return {"anyOf": [fields["properties"][cls.shorthand], fields]} if cls.shorthand else fields
 
 
 def one_or_more(item: Any) -> BeforeValidator:

@@ -21,7 +21,7 @@ Part = Literal["system", "prompt", "completion", "messages"]
 class SourceSpec(Section):
     """One file of examples, as it is distributed; `{domain}` in `path` or `member` stands for the domain's name."""
 
-    shorthand = "string"  # its path
+    shorthand = "path"
     path: str = Field(min_length=1, description="file, archive, saved folder, or hf://datasets/owner/name")
     member: str | None = Field(None, min_length=1, description="the file within an archive; its end is enough")
     passphrase_env: str | None = Field(
@@ -75,7 +75,7 @@ class SourceSpec(Section):
 class DataDirSpec(Section):
     """Where every domain's files are, unless it names its own: a folder, or members of one archive."""
 
-    shorthand = "string"  # its path
+    shorthand = "path"
     path: str = Field(min_length=1, description="folder of <domain>.jsonl and <domain>.benign.jsonl, or an archive")
     member: str = Field("{domain}.jsonl", description="of an archive: bad examples")
     benign_member: str = Field("{domain}.benign.jsonl", description="of an archive: correct answers")
