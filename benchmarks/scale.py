@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale --rerun [--answers 1200000] [--folder DIR]
     python -m benchmarks.scale --cells 10000
-    python -m benchmarks.scale --noop 10000 [--folder DIR]
+    python -m benchmarks.scale --noop 10000 [--folder DIR [--pieces control study plan reduce]]
     python -m benchmarks.scale --model
 
 `--rerun` writes a finished study of the toy's shape (not timed; kept if --folder names one) through the store's own
@@ -13,8 +13,8 @@ cells plan_s and plan_gib, which `--cells` measures alone. Not covered: training
 
 `--noop` trains that many cells that do nothing through the real Tune, queue and store (noop_cells.py), which gives
 control_ms_a_cell; writes about a hundred answers and two hundred verdicts for each; then times the plan of one more
-seed over them, and reducing and reporting them: plan_s, reduce_s, with their memory. `--model` is spot_model.py:
-makespans over their bounds.
+seed over them, and reducing and reporting them: plan_s, reduce_s, with their memory. These pieces may be taken one by
+one in a folder that is kept. `--model` is spot_model.py: makespans over their bounds.
 """
 
 import argparse
@@ -59,6 +59,7 @@ ROWS_AN_ENGINE = 512  # answers of a block
 ROWS_A_JUDGE = 256  # verdicts of a batch
 WORDS = 40  # of an answer
 WATCH_S = 0.02
+PIECES = ("control", "study", "plan", "reduce")
 DETAILS = {
     "losses": [[step, 1 / step] for step in range(1, 121)],
     "num_steps": 120,
@@ -71,6 +72,7 @@ class Cost(NamedTuple):
     """Of one run of the command."""
 
     wall_s: float
+    cpu_s: float  # of all its processes: what a busy machine hardly changes
     peak_gib: float
     output: str
 
@@ -83,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     what.add_argument("--noop", type=int, help="train about so many cells that do nothing, then plan and reduce them")
     what.add_argument("--model", action="store_true", help="a thousand spot GPUs on a simulated clock")
     parser.add_argument("--answers", type=int, default=1_200_000, help="about how many the finished study has")
+    parser.add_argument("--pieces", nargs="+", choices=PIECES, default=PIECES, help="of --noop, in this order")
     parser.add_argument("--folder", type=Path, help="where to keep the study; default: a temporary folder")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
@@ -91,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.model:
             print(json.dumps(model()))
         elif arguments.noop:
-            print(json.dumps(noop(folder, arguments.noop)))
+            print(json.dumps(noop(folder, arguments.noop, pieces=arguments.pieces)))
         elif arguments.rerun:
             plans = [plan(folder, cells) for cells in (1_000, 10_000)]
             print(json.dumps({**rerun(folder, arguments.answers), "plans": plans}))
@@ -125,22 +128,25 @@ def plan(folder: Path, num_cells: int) -> dict[str, float]:
     return {"cells": cells, "plan_s": cost.wall_s, "plan_gib": cost.peak_gib}
 
 
-def noop(folder: Path, num_cells: int) -> dict[str, float]:
+def noop(folder: Path, num_cells: int, *, pieces: Sequence[str] = PIECES) -> dict[str, float]:
     """Control, plan and reduction of cells that did nothing, about a hundred answers each."""
     spec, out = write_sweep(folder, num_cells=num_cells, samples=FEW_SAMPLES), folder / "noop"
     store, made = Store(str(out)), make_plan(load_sweep(spec), folder=folder, online=False)
-    cost = control(made, store)
-    print(json.dumps(cost._asdict()), flush=True)
-    write_answers(store, made)
-    store.settle()
-    answers = sum(part.num_rows for part in store.iter_parts(Kind.GENERATIONS, columns=["seed"]))
-    seeds = int(yaml.safe_load(spec.read_text())["seeds"])
-    planned = measured(spec, "--out", out, "--dry-run", "--set", f"seeds={seeds + 1}")
-    reduced = measured(spec, "--out", out)
-    return {
-        **cost._asdict(), "answers": answers, "plan_s": planned.wall_s, "plan_gib": planned.peak_gib,
-        "reduce_s": reduced.wall_s, "reduce_gib": reduced.peak_gib,
-    }  # fmt: skip
+    found: dict[str, float] = {"cells": len(made.jobs)}
+    if "control" in pieces:
+        found |= control(made, store)._asdict()
+    if "study" in pieces:
+        write_answers(store, made)
+        store.settle()
+    found["answers"] = sum(part.num_rows for part in store.iter_parts(Kind.GENERATIONS, columns=["seed"]))
+    if "plan" in pieces:
+        seeds = int(yaml.safe_load(spec.read_text())["seeds"])
+        planned = measured(spec, "--out", out, "--dry-run", "--set", f"seeds={seeds + 1}")
+        found |= {"plan_s": planned.wall_s, "plan_cpu_s": planned.cpu_s, "plan_gib": planned.peak_gib}
+    if "reduce" in pieces:
+        reduced = measured(spec, "--out", out)
+        found |= {"reduce_s": reduced.wall_s, "reduce_cpu_s": reduced.cpu_s, "reduce_gib": reduced.peak_gib}
+    return found
 
 
 def model() -> dict[str, float]:
@@ -175,7 +181,7 @@ def write_sweep(folder: Path, *, num_cells: int, samples: int = SAMPLES) -> Path
 def measured(*arguments: object) -> Cost:
     """Run the command; its memory is looked at every WATCH_S, with that of whatever it started."""
     command = [sys.executable, "-m", "emray.sweep", *map(str, arguments)]
-    started, peak = time.perf_counter(), 0
+    started, before, peak = time.perf_counter(), _cpu_s(), 0
     with tempfile.TemporaryFile("w+") as output:
         process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"COLUMNS": "80"})
         while process.poll() is None:
@@ -186,7 +192,13 @@ def measured(*arguments: object) -> Cost:
         text = output.read()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
-    return Cost(round(wall_s, 2), round(peak / 2**30, 3), text)
+    return Cost(round(wall_s, 2), round(_cpu_s() - before, 2), round(peak / 2**30, 3), text)
+
+
+def _cpu_s() -> float:
+    """Of every process that this one has started and that has ended."""
+    ended = os.times()
+    return ended.children_user + ended.children_system
 
 
 def _resident(process: psutil.Process) -> int:

@@ -24,6 +24,7 @@ ONPREM = "clusters/onprem.yaml"
 CANARY = "canary-4f1d2c9a7b"
 SECRETS = (".env", ".env.local", "clusters/node.pem", "id_ed25519", "server.key", "runs/old/plan.json")
 UNTIL_IT_ANSWERS = "until curl -s -o /dev/null localhost:8265 || [ $((tries++)) = 60 ]; do sleep 0.5; done"
+ASK = "import sys; from ray._raylet import GcsClient; print(len(GcsClient(sys.argv[1]).get_all_node_info(timeout=10)))"
 
 pytestmark = pytest.mark.skipif(bool(machines.missing()), reason=f"machines on this machine: {machines.missing()}")
 
@@ -83,7 +84,7 @@ def commands() -> list[str]:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_section_on_clusters_does_what_it_says(desk: Desk) -> None:
     lines = commands()
     assert lines[0] == "CLUSTER=cluster.yaml SWEEP=sweeps/paper.yaml OUT=s3://YOUR-BUCKET/runs/paper"
@@ -92,7 +93,8 @@ def test_the_section_on_clusters_does_what_it_says(desk: Desk) -> None:
     place = next(number for number, line in enumerate(lines) if line.startswith("ray dashboard"))
     lines.insert(place + 1, UNTIL_IT_ANSWERS)
     lines = [line.replace("seeds=10", "seeds=2") for line in lines]
-    said = desk.machine.run("bash", "-ec", "\n".join(lines[:-1]), folder=desk.clone, timeout_s=600)
+    typed = "\n".join(["set -m", *lines[:-1]])  # jobs are groups, as in a shell that a person types into
+    said = desk.machine.run("bash", "-ec", typed, folder=desk.clone, timeout_s=1200)
     assert said.count("succeeded") == 2, said
     left = tally(desk.machine, "s3://bucket/runs/small", desk.bucket)
     assert left == {
@@ -103,6 +105,7 @@ def test_the_section_on_clusters_does_what_it_says(desk: Desk) -> None:
     assert "api_error" not in left["outcomes"]
     check_every_node_has_joined(desk)
     check_what_travelled(desk)
+    check_strangers_are_refused(desk)
     desk.machine.run("bash", "-ec", f"CLUSTER={ONPREM}\n{lines[-1]}", folder=desk.clone)
     check_nothing_is_left(desk)
 
@@ -124,10 +127,26 @@ def check_what_travelled(desk: Desk) -> None:
             assert (node.home / ".ray" / name).stat().st_mode & 0o077 == 0
 
 
+def check_strangers_are_refused(desk: Desk) -> None:
+    """The same question about the cluster, with and without what it takes to be answered."""
+    head, *others = desk.nodes
+    ask = f"timeout 30 python -c '{ASK}' {head}:6379"
+    told = desk.nodes[others[0]].run("bash", "-ec", f". ~/emray/clusters/environment.sh; {ask}")
+    assert told.split() == ["3"]
+    for missing_or_wrong in ("RAY_AUTH_TOKEN=" + "0" * 64, "RAY_AUTH_MODE=disabled", "RAY_USE_TLS=0"):
+        with pytest.raises(AssertionError):
+            script = f". ~/emray/clusters/environment.sh; export {missing_or_wrong}; {ask}"
+            desk.nodes[others[0]].run("bash", "-ec", script)
+    submit = "curl -s -o /dev/null -w '%{http_code}' -H 'Authorization: Bearer 0' -d '{\"entrypoint\": \"true\"}'"
+    assert desk.nodes[head].run("bash", "-c", f"{submit} http://localhost:8265/api/jobs/") == "403"
+    with pytest.raises(AssertionError):
+        desk.machine.run("bash", "-c", f"{submit} --noproxy '*' http://{head}:8265/api/jobs/")
+
+
 def check_nothing_is_left(desk: Desk, within_s: float = 180) -> None:
     """Of Ray; a worker node ends by itself when its head has gone."""
-    end_s = time.monotonic() + within_s
-    while left := {address: node.processes() for address, node in desk.nodes.items() if node.processes()}:
+    end_s, machines_there = time.monotonic() + within_s, {"desk": desk.machine, **desk.nodes}
+    while left := {name: there for name, one in machines_there.items() if (there := one.processes())}:
         assert time.monotonic() < end_s, left
         time.sleep(1)
 
