@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emray.data import DataFile, Lengths, Setting, datasheets, rows_digest
-from emray.errors import DataError
+from emray.errors import DataError, StoreError
 from emray.model.chat import Chat
 from emray.model.weights import hosted_name, tokenizer_folder
 from emray.plan import Plan
@@ -79,7 +79,7 @@ def _cells(sheet: Mapping[str, Any]) -> Sequence[str]:
 def _stored(store: Store) -> Mapping[str, Any]:
     try:
         document = store.read_json(FILE)
-    except FileNotFoundError:
+    except (FileNotFoundError, StoreError):  # a damaged one is none: it is made again of the same files
         return {}
     return document if isinstance(document, Mapping) else {}
 

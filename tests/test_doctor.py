@@ -1,5 +1,6 @@
 """Damaged run folders: found by name, moved aside whole, and what was good stays; on disk and in a bucket."""
 
+import json
 import os
 import re
 import uuid
@@ -21,6 +22,8 @@ from emray.endpoint.journal import Journal, compact, journaled_keys
 from emray.endpoint.kept import KeptReplies
 from emray.endpoint.reply import Reply
 from emray.errors import StoreError
+from emray.model.direction_files import Directions, length_of, measured_directions, write_directions
+from emray.records import Difference
 from emray.store import Kind, Store
 from tests.commands import contents
 from tests.s3_server import serving_bucket
@@ -32,7 +35,7 @@ DAMAGES: dict[str, Damage] = {
     "cut short": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
     "garbage": lambda content: bytes(255 - byte for byte in content),
-    "one bit": lambda content: content[:60] + bytes([content[60] ^ 4]) + content[61:],
+    "one bit": lambda content: content[:5] + bytes([content[5] ^ 4]) + content[6:],
 }
 
 
@@ -47,8 +50,20 @@ def write_folder(store: Store, folder: Path) -> None:
     store.settle()
     write_replies(store, range(REPLIES))
     compact(store)
+    write_direction(store)
+    store.write_json("datasets.json", {"key": "k", "files": []})
     reduce.run(store)
     report.render(store)
+
+
+def write_direction(store: Store) -> None:
+    """A file of directions and the rows of its measurement, beside another measurement in the same part."""
+    vectors = np.arange(8, dtype=np.float32).reshape(2, 4)
+    write_directions(store, "turned", Directions({Difference.DATA: vectors}, {}, {"num_aligned": 3}))
+    blank = {"probe": "directions", "model": "m", "domain": "d", "arm": "a", "seed": 0, "adapter": ""}
+    rows = [blank | {"key": "turned", "subject": f"{layer}", "measure": length_of(Difference.DATA)} for layer in (0, 1)]
+    rows.append(blank | {"key": "other", "subject": "-", "measure": "distinct"})
+    store.write_rows(Kind.MEASUREMENTS, [row | {"value": 1.0} for row in rows])
 
 
 def write_replies(store: Store, numbers: range) -> None:
@@ -88,38 +103,30 @@ def test_nothing_is_damaged_in_a_finished_run(store: Store, capsys: pytest.Captu
 FILES = (
     "plan.json", r"adapters/\w+/record.json", r"adapters/\w+/adapter_model.safetensors",
     r"adapters/\w+/adapter_config.json", "adapters.parquet", r"generations/.*\.parquet", r"verdicts/.*\.parquet",
-    r"journal/.*\.parquet", r"log/.*\.json", "summary/taxonomy.csv", "report/report.html",
+    r"journal/.*\.parquet", r"log/.*\.json", "datasets.json", r"directions/.*\.safetensors",
+    r"measurements/.*\.parquet", "summary/taxonomy.csv", "report/report.html",
 )  # fmt: skip
-QUIET = {"summary/taxonomy.csv", "report/report.html"}  # texts: only their sizes are known
+DERIVED = {"summary/taxonomy.csv", "report/report.html"}  # told, and made again, as a whole
 
 
-@pytest.mark.parametrize("how", ["cut short", "empty", "garbage"])
+@pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("pattern", FILES)
 def test_a_damaged_file_is_named_and_moved_aside_and_then_nothing_is_damaged(
     store: Store, pattern: str, how: str, whole: Mapping[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = next(name for name in sorted(whole) if re.fullmatch(pattern, name))
-    if how == "garbage" and name in QUIET:
-        how = "empty"
     broken = DAMAGES[how](whole[name])
     store.write_bytes(name, broken)
     assert main([store.root]) == 1
     told = capsys.readouterr().out
-    named = f"{name.partition('/')[0]}/record.json" if name in QUIET else name
+    named = f"{name.partition('/')[0]}/record.json" if name in DERIVED else name
     assert f"{named}: " in told
     assert "1 file is damaged" in told
     assert store.read_bytes(name) == broken, "looking changes nothing"
     assert main([store.root, "--repair"]) == 0
-    if name not in QUIET:
+    if name not in DERIVED:
         assert store.read_bytes(f"damaged/{name}") == broken
     assert list(examine(store)) == []
-
-
-@pytest.mark.parametrize("pattern", [r"generations/.*\.parquet", r"verdicts/.*\.parquet", r"journal/.*\.parquet"])
-def test_one_bit_that_flipped_in_a_table_is_found(store: Store, pattern: str, whole: Mapping[str, bytes]) -> None:
-    name = next(name for name in sorted(whole) if re.fullmatch(pattern, name))
-    store.write_bytes(name, DAMAGES["one bit"](whole[name]))
-    assert [finding.name for finding in examine(store)] == [name]
 
 
 def test_whoever_reads_a_damaged_part_is_told_its_name_and_the_doctors(store: Store) -> None:
@@ -133,7 +140,7 @@ def test_whoever_reads_a_damaged_part_is_told_its_name_and_the_doctors(store: St
 def test_in_a_bucket_what_is_damaged_is_named_and_moved_aside_too(whole: Mapping[str, bytes]) -> None:
     with serving_bucket() as bucket:
         store = written(Store(f"{bucket.root}/run"), whole)
-        patterns = [pattern for pattern in FILES if pattern not in QUIET and not pattern.endswith("record.json")]
+        patterns = [pattern for pattern in FILES if pattern not in DERIVED and not pattern.endswith("record.json")]
         names = {next(name for name in sorted(whole) if re.fullmatch(pattern, name)) for pattern in patterns}
         for name in names:
             store.write_bytes(name, whole[name][:-9])
@@ -227,6 +234,72 @@ def test_a_damaged_adapter_is_not_loaded_and_is_trained_again(store: Store) -> N
     store.settle()
     assert key not in store.adapter_records()
     assert store.exists(f"damaged/adapters/{key}/record.json")
+
+
+def test_a_bit_that_flipped_in_a_weight_is_told_to_whoever_loads_it_and_before_a_sweep_costs_no_reading(
+    store: Store,
+) -> None:
+    key = next(iter(store.adapter_records()))
+    name = f"adapters/{key}/adapter_model.safetensors"
+    content = store.read_bytes(name)
+    store.write_bytes(name, content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(StoreError, match=rf"{name} is damaged \(its content is not as its record says\); .*--repair"):
+        Store(store.root).adapter_folder(key)
+    assert mend(store) == []
+    assert [(finding.name, finding.what) for finding in examine(store)] == [
+        (name, "its content is not as its record says")
+    ]
+
+
+def test_a_file_of_an_adapter_that_is_not_there_is_found(store: Store) -> None:
+    key = next(iter(store.adapter_records()))
+    name = f"adapters/{key}/adapter_config.json"
+    store.delete(name)
+    assert [(finding.name, finding.what) for finding in examine(store)] == [(name, "it is not there")]
+    assert main([store.root, "--repair"]) == 0
+    assert key not in Store(store.root).adapter_records()
+
+
+def test_an_adapter_whose_record_is_of_an_earlier_version_is_taken_as_whole(store: Store) -> None:
+    key = next(iter(store.adapter_records()))
+    earlier = {"key": key, "status": "trained", "details": {"wall_s": 4.0}}
+    store.write_bytes(f"adapters/{key}/record.json", json.dumps(earlier).encode())
+    assert store.adapter_folder(key).is_dir()
+    assert list(examine(store)) == []
+
+
+def test_an_adapter_that_changed_on_this_machine_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "here"))
+    (tmp_path / "made").mkdir()
+    save_file({"a": np.ones(4, np.float32)}, tmp_path / "made" / "adapter_model.safetensors")
+    whole = (tmp_path / "made" / "adapter_model.safetensors").read_bytes()
+    with serving_bucket() as bucket:
+        store = Store(f"{bucket.root}/run")
+        store.put_adapter("k", files=tmp_path / "made", details={})
+        fetched = store.adapter_folder("k") / "adapter_model.safetensors"
+        fetched.write_bytes(whole[:-1] + b"\7")
+        assert (Store(store.root).adapter_folder("k") / "adapter_model.safetensors").read_bytes() == whole
+        store.write_bytes("adapters/k/adapter_model.safetensors", whole[:-1] + b"\7")
+        fetched.unlink()
+        with pytest.raises(StoreError, match=r"adapters/k/adapter_model\.safetensors is damaged"):
+            Store(store.root).adapter_folder("k")
+
+
+@pytest.mark.parametrize("how", ["changed", "gone"])
+def test_directions_that_are_lost_are_measured_again_and_their_neighbours_stay(store: Store, how: str) -> None:
+    (name,) = store.names("directions")
+    if how == "changed":
+        store.write_bytes(name, DAMAGES["one bit"](store.read_bytes(name)))
+    else:
+        store.delete(name)
+    (finding,) = examine(store)
+    assert (finding.name, finding.redo) == (name, "its finetune's directions are computed again")
+    list(repair(store, [finding]))
+    assert store.read_rows(Kind.MEASUREMENTS)["key"].to_pylist() == ["other"]
+    assert measured_directions(store) == frozenset()
+    assert list(examine(store)) == []
 
 
 def test_an_index_that_was_half_written_is_written_anew_by_itself(store: Store) -> None:

@@ -1,5 +1,6 @@
 """The residual stream is read where transformers says it is, and pushed in the rows that are meant and no others."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from emray.errors import DataError
+from emray.errors import DataError, StoreError
 from emray.model.direction_files import Directions, read_directions, write_directions
 from emray.model.residual import Push, decoder_layers, pushing, reading
 from emray.records import Difference, Steer
@@ -97,5 +98,37 @@ def test_directions_come_back_from_the_store_as_they_went(tmp_path: Path) -> Non
     assert np.array_equal(again.whole[Difference.DATA], vectors)
     assert np.array_equal(again.halves[Difference.DATA][1], -vectors)
     assert again.facts == {"num_aligned": 3}
+    first = store.read_bytes("directions/one.safetensors")
+    write_directions(store, "one", again)
+    assert store.read_bytes("directions/one.safetensors") == first
     write_directions(store, "none", Directions({}, {}, {"note": "no misaligned answers"}))
     assert read_directions(store, "none").whole == {}
+
+
+def test_a_file_of_directions_in_which_any_bit_flipped_is_told_by_its_name(tmp_path: Path) -> None:
+    store, vectors, rng = Store(str(tmp_path)), np.arange(8, dtype=np.float32).reshape(2, 4), random.Random(0)
+    write_directions(store, "one", Directions({Difference.DATA: vectors}, {}, {"num_aligned": 3}))
+    whole, seal = store.read_bytes("directions/one.safetensors"), len("digest")
+    named = store.read_bytes("directions/one.safetensors").index(b"digest")
+    last = range(len(whole) - vectors.nbytes, len(whole))
+    for byte in [*last, *rng.sample(range(len(whole) - vectors.nbytes), 60)]:
+        if named <= byte < named + seal:  # then it is a file without a digest
+            continue
+        store.write_bytes("directions/one.safetensors", flipped(whole, byte, rng.randrange(8)))
+        try:
+            again = read_directions(store, "one")
+        except StoreError as error:
+            assert "directions/one.safetensors is damaged (" in str(error)
+        else:  # a blank among the header's padding, or what JSON reads alike
+            assert byte < len(whole) - vectors.nbytes
+            assert np.array_equal(again.whole[Difference.DATA], vectors)
+            assert again.facts == {"num_aligned": 3}
+
+
+def test_directions_that_are_not_there_are_told_by_their_name(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"directions/one\.safetensors is damaged \(it is not there\)"):
+        read_directions(Store(str(tmp_path)), "one")
+
+
+def flipped(content: bytes, byte: int, bit: int) -> bytes:
+    return content[:byte] + bytes([content[byte] ^ 1 << bit]) + content[byte + 1 :]

@@ -1,6 +1,7 @@
 """The store: complete or absent, counted once, whatever dies and whoever repeats."""
 
 import hashlib
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -172,6 +173,29 @@ def test_damage_is_told(store: Store) -> None:
         StoreError, match=r"plan\.json is damaged \(it is not JSON\); python -m emray\.doctor .* --repair"
     ):
         store.read_json("plan.json")
+
+
+def test_a_flipped_bit_of_a_document_is_told_or_has_changed_nothing(store: Store) -> None:
+    value = {"loss": 0.125, "cells": [{"seed": 1, "key": "a\u00e9"}], "10": None}
+    store.write_json("x.json", value)
+    whole, told = store.read_bytes("x.json"), 0
+    for bit in range(8 * len(whole)):
+        byte = bit // 8
+        store.write_bytes("x.json", whole[:byte] + bytes([whole[byte] ^ 1 << bit % 8]) + whole[byte + 1 :])
+        try:
+            assert store.read_json("x.json") == value
+        except StoreError as error:
+            assert "x.json is damaged (" in str(error)
+            told += 1
+    assert told > 0.9 * 8 * len(whole)
+
+
+def test_a_document_by_another_hand_needs_no_digest_and_one_laid_out_anew_keeps_it(store: Store) -> None:
+    store.write_bytes("x.json", b'{"a": 1}')
+    assert store.read_json("x.json") == {"a": 1}
+    store.write_json("x.json", {1: "one", 10: "ten", 2: 0.1})
+    store.write_bytes("x.json", json.dumps(json.loads(store.read_bytes("x.json"))).encode())
+    assert store.read_json("x.json") == {"1": "one", "10": "ten", "2": 0.1}
 
 
 def test_equal_values_give_equal_bytes_and_nan_is_refused(store: Store) -> None:

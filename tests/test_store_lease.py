@@ -1,5 +1,6 @@
 """The lease: one sweep in a run folder, and none kept out by a dead one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def leave(store: Store, holder: Holder) -> None:
-    store.write_json(NAME, asdict(holder))
+    store.write_bytes(NAME, json.dumps(asdict(holder)).encode())
 
 
 def elsewhere(**changes: float) -> Holder:

@@ -3,7 +3,6 @@
 Not for moving anything (repairs.py). The invariant: it only reads, and a file that is being written is no finding.
 """
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -13,12 +12,14 @@ import pyarrow as pa
 
 from emray.endpoint import entries
 from emray.errors import StoreError
+from emray.model.direction_files import direction_damage
 from emray.plan import PLAN
+from emray.records.plan_shape import misshapen
 from emray.reduce import SUMMARY
 from emray.report import REPORT
 from emray.store import SCHEMAS, AdapterRecord, Kind, Store, damage_told, parquet_fault, parquet_file
 
-INDEX = "adapters.parquet"
+INDEX, DATASHEETS = "adapters.parquet", "datasets.json"
 _NOTHING = "nothing: it is made again of what is there"
 _REDO = {
     Kind.GENERATIONS: "{rows} answers are drawn again, and judged again where they come out otherwise",
@@ -37,6 +38,7 @@ class Location(StrEnum):
     MEASUREMENTS = "measurements"
     JOURNAL = "journal"
     DERIVED = "derived"
+    DIRECTIONS = "directions"
     TEMPORARY = "temporary"
 
 
@@ -56,9 +58,11 @@ def examine(store: Store) -> Iterator[Finding]:
         raise StoreError(f"{store.root} is not a run folder: it holds neither {PLAN} nor results")
     yield from _plan(store)
     yield from _index(store)
-    yield from adapters(store, store.folders("adapters"))
+    yield from _datasheets(store)
+    yield from adapters(store, store.folders("adapters"), thorough=True)
     for kind in Kind:
         yield from parts(store, kind, store.part_sizes(kind))
+    yield from _directions(store)
     yield from journal(store)
     yield from stage_log(store)
     yield from _derived(store)
@@ -66,8 +70,11 @@ def examine(store: Store) -> Iterator[Finding]:
         yield Finding(name, f"{size:,} bytes of a file that never appeared", "nothing", Location.TEMPORARY)
 
 
-def adapters(store: Store, keys: Collection[str]) -> Iterator[Finding]:
-    """Those of these cells; one without a record is not finished, which is no damage, nor are weights taken away."""
+def adapters(store: Store, keys: Collection[str], *, thorough: bool) -> Iterator[Finding]:
+    """Those of these cells; one without a record is not finished, which is no damage, nor are weights taken away.
+
+    `thorough`: every file read to its last byte.
+    """
     for key in keys:
         try:
             record = store.adapter_record(key)
@@ -76,7 +83,7 @@ def adapters(store: Store, keys: Collection[str]) -> Iterator[Finding]:
             yield Finding(f"adapters/{key}/record.json", what, "its cell is trained again", Location.ADAPTER)
             continue
         if record and record.trained:
-            for name, what in store.adapter_damage(key):
+            for name, what in store.adapter_damage(key, thorough=thorough):
                 yield Finding(name, what, _training(record), Location.ADAPTER)
 
 
@@ -103,11 +110,10 @@ def journal(store: Store, *, lines_only: bool = False) -> Iterator[Finding]:
 
 def stage_log(store: Store) -> Iterator[Finding]:
     """Entries that say no time."""
-    for name, content in store.read_files("log", suffix=".json"):
+    for name in store.names("log", suffix=".json"):
         try:
-            entry = json.loads(content)
-            whole = {"stage", "wall_s", "details"} <= entry.keys()
-        except (ValueError, AttributeError, RecursionError):
+            whole = {"stage", "wall_s", "details"} <= store.read_json(name).keys()
+        except (StoreError, AttributeError):
             whole = False
         if not whole:
             yield Finding(name, "it is no entry", "nothing: the report leaves this stage's time out", Location.DERIVED)
@@ -126,11 +132,28 @@ def _plan(store: Store) -> Iterator[Finding]:
     redo = "it is written again; what it pinned (commits of the hub, dates, seeds so far) is looked up anew"
     with suppress(FileNotFoundError):
         try:
-            whole = isinstance(store.read_json(PLAN), dict)
+            what = misshapen(store.read_json(PLAN))
         except StoreError:
-            whole = False
-        if not whole:
-            yield Finding(PLAN, "it is not JSON, or no plan", redo, Location.PLAN)
+            what = "it is not JSON, or not as its digest says"
+        if what:
+            yield Finding(PLAN, what, redo, Location.PLAN)
+
+
+def _datasheets(store: Store) -> Iterator[Finding]:
+    try:
+        store.read_json(DATASHEETS)
+    except FileNotFoundError:
+        return
+    except StoreError:
+        what = "it is not JSON, or not as its digest says"
+        yield Finding(DATASHEETS, what, "nothing: it is made again of the files of examples", Location.DERIVED)
+
+
+def _directions(store: Store) -> Iterator[Finding]:
+    """Where the measurements cannot be read, they are told, and measured again with their directions."""
+    with suppress(StoreError):
+        for name, what in direction_damage(store):
+            yield Finding(name, what, "its finetune's directions are computed again", Location.DIRECTIONS)
 
 
 def _index(store: Store) -> Iterator[Finding]:
@@ -143,7 +166,7 @@ def _index(store: Store) -> Iterator[Finding]:
 def _derived(store: Store) -> Iterator[Finding]:
     for folder in (SUMMARY, REPORT):
         record = f"{folder}/record.json"
-        if store.exists(record) and store.made_of(folder) is None:
+        if store.exists(record) and (store.made_of(folder) is None or store.derived_changed(folder)):
             yield Finding(record, "files beside it are not as it says", _NOTHING, Location.DERIVED)
 
 

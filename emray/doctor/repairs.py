@@ -6,13 +6,17 @@ repair that is killed can be begun again.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from emray.doctor.checks import Finding, Location, adapters, is_entry, journal, parts, readable, stage_log
 from emray.endpoint import entries
+from emray.model.direction_files import key_of_file
 from emray.store import Keys, Kind, Store
 
 ASIDE = "damaged"  # the folder, in the run folder
@@ -28,7 +32,7 @@ def mend(store: Store) -> list[str]:
     fresh = {kind: _written_by_workers(store.part_sizes(kind)) for kind in Kind}
     indexed = Keys(store.indexed_adapters())
     found = chain(
-        adapters(store, [key for key in store.folders("adapters") if key not in indexed]),
+        adapters(store, [key for key in store.folders("adapters") if key not in indexed], thorough=False),
         *(parts(store, kind, sizes, foreign=False) for kind, sizes in fresh.items()),
         journal(store, lines_only=True),
         stage_log(store),
@@ -43,13 +47,15 @@ def repair(store: Store, findings: Sequence[Finding]) -> Iterator[tuple[Finding,
         _set_aside_verdicts(store, without=answers)
     moved: set[str] = set()
     for finding in findings:
-        names = [name for name in _with_what_hangs_on_it(store, finding) if name not in moved]
+        names = [name for name in _with_what_hangs_on_it(store, finding) if name not in moved and store.exists(name)]
         if finding.place == Location.JOURNAL:
             _save_entries(store, finding.name)
+        if finding.place == Location.DIRECTIONS:
+            _set_aside_measurement(store, key_of_file(finding.name))
         for name in names:
             _move_aside(store, name)
         moved |= set(names)
-        yield finding, f"moved to {ASIDE}/"
+        yield finding, f"moved to {ASIDE}/" if moved.issuperset([finding.name]) else "what hangs on it is set aside"
 
 
 def _with_what_hangs_on_it(store: Store, finding: Finding) -> list[str]:
@@ -79,15 +85,25 @@ def _set_aside_verdicts(store: Store, *, without: set[str]) -> None:
     """
     sizes = {name: size for name, size in store.part_sizes(Kind.GENERATIONS).items() if name not in without}
     kept = Keys.of_columns(part["key"] for part in store.read_parts(sizes, columns=["key"]))
-    bad = {finding.name for finding in parts(store, Kind.VERDICTS, store.part_sizes(Kind.VERDICTS))}
-    for name, size in store.part_sizes(Kind.VERDICTS).items():
+    _set_aside_rows(store, Kind.VERDICTS, keep=lambda part: kept.has(part["generation"]))
+
+
+def _set_aside_measurement(store: Store, key: str) -> None:
+    """The rows of a measurement that left a file which is lost: it is measured again, and writes both."""
+    _set_aside_rows(store, Kind.MEASUREMENTS, keep=lambda part: pc.not_equal(part["key"], key).to_numpy())
+
+
+def _set_aside_rows(store: Store, kind: Kind, *, keep: Callable[[pa.Table], NDArray[np.bool_]]) -> None:
+    """Parts with rows that are not to be kept are moved aside, once those that are stand in parts of their own."""
+    bad = {finding.name for finding in parts(store, kind, store.part_sizes(kind))}
+    for name, size in store.part_sizes(kind).items():
         if name in bad:
             continue
         (part,) = store.read_parts({name: size})
-        known = kept.has(part["generation"])
-        if not known.all():
-            left = part.filter(pa.array(known))
-            written = store.write_rows(Kind.VERDICTS, left) if left.num_rows else []
+        kept = keep(part)
+        if not kept.all():
+            left = part.filter(pa.array(kept))
+            written = store.write_rows(kind, left) if left.num_rows else []
             if name not in written:
                 _move_aside(store, name)
 

@@ -135,6 +135,10 @@ class Store:
         """The digest of what a derived folder was made of; None where it is not there or not whole."""
         return derived.made_of(self._files, folder)
 
+    def derived_changed(self, folder: str) -> list[str]:
+        """Names of a derived folder's files whose content is not as its record says, all of them read."""
+        return derived.changed(self._files, folder)
+
     def write_derived(self, folder: str, contents: Mapping[str, bytes], *, inputs: str) -> None:
         """A derived folder's files by name, its record last; files of an earlier time go."""
         derived.write_derived(self._files, folder, contents, inputs=inputs)
@@ -168,9 +172,12 @@ class Store:
         """Keys of the adapters that the index names: whole when they were taken in."""
         return self._adapters.indexed()
 
-    def adapter_damage(self, key: str) -> Iterator[tuple[str, str]]:
-        """Files of a trained adapter that are cut short, each with what is wrong; absent weights are none."""
-        return self._adapters.damage(key)
+    def adapter_damage(self, key: str, *, thorough: bool) -> Iterator[tuple[str, str]]:
+        """Files of a trained adapter that are cut short, each with what is wrong; absent weights are none.
+
+        `thorough`: read to the last byte, also those whose content is not as the adapter's record says.
+        """
+        return self._adapters.damage(key, thorough=thorough)
 
     def adapter_records(self) -> dict[str, AdapterRecord]:
         """Records of all finished cells, trained and failed, by adapter key; also of adapters deleted since."""
@@ -179,7 +186,7 @@ class Store:
     def adapter_folder(self, key: str) -> Path:
         """A local folder that holds the adapter's files (fetched once a machine when the store is remote).
 
-        Raises StoreError for files that are cut short.
+        Raises StoreError for files that are cut short, or not as the adapter's record says.
         """
         return self._adapters.folder(key)
 

@@ -4,7 +4,8 @@
     adapters.parquet             what the records of trained cells say: read at once where there are thousands, and
                                  remembered when an adapter that is of no more use is deleted
 
-Not for what the files mean. The invariant: an adapter with a record is whole, and the index says what records say.
+Not for what the files mean. The invariant: an adapter with a record is whole, or whoever wants its files is told which
+one is not as its record says; the index says what records say.
 """
 
 import hashlib
@@ -24,12 +25,14 @@ from emray.errors import StoreError
 from emray.store.damage import damage_told, damaged, parquet_bytes, parquet_file
 from emray.store.documents import read_json, write_json
 from emray.store.files import Files
-from emray.store.weight_files import WEIGHTS, fault_of
+from emray.store.weight_files import WEIGHTS, digest_of, fault_of
 
 FOLDER = "adapters"
 RECORD = "record.json"
 INDEX = f"{FOLDER}.parquet"
 INDEX_SCHEMA = pa.schema([("key", pa.string()), ("details", pa.string())])  # details: JSON
+DIGESTS = "files"  # the record's key for digests by name, of what was trained
+CHANGED = "its content is not as its record says"
 
 
 class AdapterRecord(NamedTuple):
@@ -53,19 +56,23 @@ class Adapters:
 
     def put(self, key: str, *, files: Path, details: Mapping[str, Any]) -> None:
         """Publish a trained adapter: its files, then the record."""
-        for path in sorted(files.iterdir()):
+        paths = sorted(files.iterdir())
+        digests = {path.name: _digest(path) for path in paths}
+        for path in paths:
             self._files.put_file(f"{FOLDER}/{key}/{path.name}", path)
-        self.put_record(AdapterRecord(key, "trained", dict(details)))
+        self.put_record(AdapterRecord(key, "trained", dict(details)), digests=digests)
 
-    def put_record(self, record: AdapterRecord) -> None:
-        write_json(self._files, f"{FOLDER}/{record.key}/{RECORD}", record._asdict())
+    def put_record(self, record: AdapterRecord, *, digests: Mapping[str, str] | None = None) -> None:
+        said = record._asdict() | ({DIGESTS: dict(digests)} if digests else {})
+        write_json(self._files, f"{FOLDER}/{record.key}/{RECORD}", said)
 
     def record(self, key: str) -> AdapterRecord | None:
         try:
-            return AdapterRecord(**read_json(self._files, f"{FOLDER}/{key}/{RECORD}"))
+            said = read_json(self._files, f"{FOLDER}/{key}/{RECORD}")
+            return AdapterRecord(**{name: value for name, value in said.items() if name != DIGESTS})
         except FileNotFoundError:
             return None
-        except TypeError:
+        except (TypeError, AttributeError):
             raise damaged(self._files.root, f"{FOLDER}/{key}/{RECORD}", "it is no record") from None
 
     def records(self) -> dict[str, AdapterRecord]:
@@ -123,30 +130,62 @@ class Adapters:
     def folder(self, key: str) -> Path:
         """A local folder that holds the adapter's files (fetched once a machine when the root is elsewhere).
 
-        Raises StoreError for files that are cut short.
+        Raises StoreError for files that are cut short, or not as the record says.
         """
         own = self._files.local_path(f"{FOLDER}/{key}")
         path = own or self._fetched(key)
-        for file in sorted(path.iterdir()) if path.is_dir() and key not in self._whole else ():
-            fault = fault_of(file.name, file.stat().st_size, partial(_head, file))
-            if fault:
-                if own is None:
-                    file.unlink(missing_ok=True)  # fetched again when it is whole
-                raise damaged(self._files.root, f"{FOLDER}/{key}/{file.name}", fault)
-        self._whole.add(key)
+        if key not in self._whole:
+            faults = self._faults(key, path)
+            if faults and own is None:  # what was fetched for an earlier adapter of this key, or has changed since
+                for name in faults:
+                    (path / name).unlink(missing_ok=True)
+                faults = self._faults(key, self._fetched(key))
+            for name, fault in faults.items():
+                raise damaged(self._files.root, f"{FOLDER}/{key}/{name}", fault)
+            self._whole.add(key)
         return path
+
+    def _faults(self, key: str, path: Path) -> dict[str, str]:
+        """By name, what is wrong with the adapter's files in a folder of this machine."""
+        digests, found = self._digests(key), {}
+        for file in sorted(path.iterdir()) if path.is_dir() else ():
+            fault = fault_of(file.name, file.stat().st_size, partial(_head, file))
+            if fault or digests.get(file.name) not in (None, _digest(file)):
+                found[file.name] = fault or CHANGED
+        return found
+
+    def _digests(self, key: str) -> Mapping[str, str]:
+        """As the record says; nothing where there is none, or one of an earlier version."""
+        try:
+            said = read_json(self._files, f"{FOLDER}/{key}/{RECORD}")
+        except FileNotFoundError:
+            return {}
+        return (said.get(DIGESTS) if isinstance(said, Mapping) else None) or {}
 
     def indexed(self) -> list[str]:
         """Keys of the adapters that the index names."""
         return list(self._index())
 
-    def damage(self, key: str) -> Iterator[tuple[str, str]]:
-        """Files of a trained adapter that are cut short, each with what is wrong; absent weights are none."""
-        sizes = self._files.sizes(f"{FOLDER}/{key}")
+    def damage(self, key: str, *, thorough: bool) -> Iterator[tuple[str, str]]:
+        """Files of a trained adapter that are cut short, each with what is wrong; absent weights are none.
+
+        `thorough`: read to the last byte, also those whose content is not as the record says.
+        """
+        sizes, digests = self._files.sizes(f"{FOLDER}/{key}"), self._digests(key)
         for name, size in sizes.items():
             fault = fault_of(name, size, partial(self._start_of, name, size))
+            digest = digests.get(PurePosixPath(name).name)
+            if not fault and thorough and digest and digest != self._digest(name, size):
+                fault = CHANGED
             if fault:
                 yield name, fault
+        if any(name.endswith(WEIGHTS) for name in sizes):
+            lacking = [name for name in (f"{FOLDER}/{key}/{name}" for name in digests) if name not in sizes]
+            yield from ((name, "it is not there") for name in lacking)
+
+    def _digest(self, name: str, size: int) -> str:
+        with self._files.opened(name, size=size) as file:
+            return digest_of(file)
 
     def _start_of(self, name: str, size: int, num: int) -> bytes:
         with self._files.opened(name, size=size) as file:
@@ -166,6 +205,11 @@ class Adapters:
                 finally:
                     half.unlink(missing_ok=True)
         return local
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return digest_of(file)
 
 
 def _head(file: Path, size: int) -> bytes:

@@ -1,15 +1,32 @@
-"""Whether the files that training left are whole, from their first bytes.
+"""Whether the files that training left are whole: from their first bytes, or from all of them.
 
 Not for loading them. The invariant: a safetensors file that is shorter or longer than its own header says is found, for
-the price of reading that header.
+the price of reading that header; a flipped bit in any file is, for the price of reading it.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable
+from typing import Protocol
 
 WEIGHTS = ".safetensors"
+CHUNK = 16 * 2**20  # bytes read at once
 LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+
+
+class Readable(Protocol):
+    """A file that is open."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def digest_of(file: Readable) -> str:
+    """Of its bytes, as sha256sum prints it."""
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def fault_of(name: str, size: int, start: Callable[[int], bytes]) -> str | None:
