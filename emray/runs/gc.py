@@ -124,11 +124,7 @@ def _adapters(run: Store, wanted: Sequence[EverythingAsked]) -> dict[str, int]:
 
 def _directions(run: Store, wanted: Sequence[EverythingAsked]) -> list[str]:
     keys = frozenset().union(*(one.measurements for one in wanted))
-    return [name for name in run.names(direction_files.FOLDER) if _key_of(name) not in keys]
-
-
-def _key_of(name: str) -> str:
-    return name.rpartition("/")[2].partition(".")[0]
+    return [name for name in run.names(direction_files.FOLDER) if direction_files.key_of_file(name) not in keys]
 
 
 def _verdict_keys(run: Store, wanted: Sequence[EverythingAsked]) -> tuple[Keys, Keys]:
