@@ -37,6 +37,7 @@ _CORE_DIED = (
     "emray: the command ended without a word: it was killed, or Ray's core died under it (its last words: {logs}); "
     "run the same command to go on, all that is done is kept"
 )
+NOT_STARTED = "Ray did not start"
 _OPEN = (
     "emray: the Ray cluster at {address} asks for no token: whoever reaches its ports can run code there and read its "
     "keys; start its nodes with RAY_AUTH_MODE=token, as cluster.yaml does"
@@ -109,6 +110,8 @@ def _init(address: str | None, opened: ExitStack) -> None:
         )
     except (ConnectionError, ValueError) as error:
         raise StageError(f"no Ray cluster at {address!r} ({error}); start one with: ray up cluster.yaml") from None
+    except TimeoutError as error:
+        raise _not_started(error) from None
     except OSError as error:
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         why = "its path is too long for a socket" if "AF_UNIX" in str(error) else error.strerror or error
@@ -116,6 +119,19 @@ def _init(address: str | None, opened: ExitStack) -> None:
             f"Ray cannot keep its files in {folder} ({why}); set TMPDIR and RAY_TMPDIR to a short path on a disk with "
             "room, as in TMPDIR=/tmp"
         ) from None
+    except Exception as error:
+        if type(error) not in (Exception, RuntimeError):  # Ray has no kinds for what keeps its core from starting
+            raise
+        raise _not_started(error) from None
+
+
+def _not_started(error: Exception) -> StageError:
+    """Ray gives its core half a minute, whatever else the machine has to do."""
+    said = str(error).partition(". ")[0].strip().rstrip(".") or type(error).__name__
+    return StageError(
+        f"{NOT_STARTED}: {' '.join(said.split())}; is this machine overloaded, or out of memory? run the same command "
+        "again, all that is done is kept"
+    )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import psutil
 
+from emray.cluster.connect import NOT_STARTED
 from emray.doctor import examine
 from emray.doctor.checks import Location
 from emray.endpoint.journal import FLUSH_S
@@ -136,6 +137,7 @@ class _Play:
         self._round = Round()
         self._struck: list[tuple[Planned, float]] = []
         self._earlier: list[Results] = []
+        self._busy = False  # whether the last command found no time to start Ray: that is waited for, and no fault
         self._num_known = 0  # replies on the store when the judge that counts was started
 
     def through(self, plan: Sequence[Planned]) -> Round:
@@ -147,7 +149,7 @@ class _Play:
             self._mend()
             if code == 0 and not self._spoil(left):
                 break
-            if code != 0 and len(self._struck) == struck:  # nothing was done to this one
+            if code != 0 and len(self._struck) == struck and not self._busy:  # nothing was done to this one
                 self._round.wrong.append(f"a command after the last fault ended with exit code {code}")
                 break
             self._spoil(left)
@@ -171,6 +173,7 @@ class _Play:
         code = self._code(process, scene)
         self._earlier.append(results(self._store))
         said = log.read_text()
+        self._busy = NOT_STARTED in said
         if "Traceback" in said:
             self._round.wrong.append(f"a traceback in {log}")
         for fault, _ in self._struck[struck:]:
