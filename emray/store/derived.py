@@ -49,7 +49,7 @@ def write_derived(files: Files, folder: str, contents: Mapping[str, bytes], *, i
     write_json(files, f"{folder}/{RECORD}", {"inputs": inputs, "files": sizes, "digests": digests})
 
 
-class _Record(NamedTuple):
+class _Manifest(NamedTuple):
     """What the record says; nothing where there is none, or none that can be read."""
 
     inputs: str | None = None  # their digest
@@ -57,12 +57,12 @@ class _Record(NamedTuple):
     digests: Mapping[str, str] = MappingProxyType({})  # the same
 
 
-def _record(files: Files, folder: str) -> _Record:
+def _record(files: Files, folder: str) -> _Manifest:
     try:
         record = read_json(files, f"{folder}/{RECORD}")
     except (FileNotFoundError, StoreError):
-        return _Record()
+        return _Manifest()
     named = record.get("files") if isinstance(record, Mapping) else None
     if not isinstance(named, Mapping):  # an earlier version's
-        return _Record()
-    return _Record(str(record.get("inputs")), named, record.get("digests") or {})
+        return _Manifest()
+    return _Manifest(str(record.get("inputs")), named, record.get("digests") or {})
