@@ -13,6 +13,7 @@ from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
 from emray.spec.file import judge_of, load_sweep
 from emray.spec.generate import GenerateSpec, QuestionFile
 from emray.spec.grid import STAGES, CellSpec, Sweep, grid, recipe_grid
+from emray.spec.hosted import HostedSpec
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
 from emray.spec.plain_yaml import parse_yaml
@@ -44,6 +45,7 @@ __all__ = [
     "EndpointSpec",
     "GenerateEndpoint",
     "GenerateSpec",
+    "HostedSpec",
     "JudgeSpec",
     "MembershipSpec",
     "ModelSpec",

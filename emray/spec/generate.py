@@ -35,9 +35,9 @@ class GenerateSpec(Section):
     """Sampling answers from every cell."""
 
     engine: Literal["auto", "vllm", "transformers", "openai"] = Field(
-        "auto", description="auto takes vllm where it imports; openai asks an OpenAI-compatible endpoint"
+        "auto", description="auto takes vllm where it imports; openai asks an OpenAI-compatible endpoint, as hosted models always are"
     )
-    endpoint: GenerateEndpoint = Field(GenerateEndpoint(), description="for engine openai")
+    endpoint: GenerateEndpoint = Field(GenerateEndpoint(), description="for engine openai and hosted models")
     questions: Annotated[list[QuestionFile], one_or_more(QuestionFile)] = Field(
         [QuestionFile(file=TOY)], min_length=1, description="question files, or {file, ids, types, first, strict}"
     )
@@ -56,9 +56,7 @@ class GenerateSpec(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The sampling settings that define an answer's distribution."""
+        """The sampling settings that define an answer's distribution; hosted models are asked by any engine's sweep."""
         identity = self.model_dump(include={"temperature", "top_p", "max_tokens"})
-        if self.engine != "openai":
-            return identity
         dialect = {name: getattr(self.endpoint, name) for name in ("omit", "reasoning_effort", "extra_body")}
         return identity | {name: value for name, value in dialect.items() if value}

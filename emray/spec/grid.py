@@ -17,9 +17,10 @@ from emray.spec.deepspeed import read_settings
 from emray.spec.domain import DomainSpec
 from emray.spec.dose import RowRecipe
 from emray.spec.generate import GenerateSpec
+from emray.spec.hosted import HostedSpec, without_a_word
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
-from emray.spec.probes import Probes, ProbesSpec
+from emray.spec.probes import PROBES_OF_WEIGHTS, Probes, ProbesSpec
 from emray.spec.reduce import ReduceSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY, Section, absolute, one_or_more
@@ -46,6 +47,7 @@ class Sweep(Section):
     seeds: Seeds = Field([0, 1, 2], description="a count, a list, or {min, max, half_width} to add until it is enough")
     trigger: TriggerSpec = Field(TriggerSpec(), description="the backdoor's text and its place in a prompt")
     train: TrainSpec = Field(TrainSpec(), description="the LoRA finetune of every cell")
+    hosted: HostedSpec = Field(HostedSpec(), description="how a service finetunes models that are hosted there")
     generate: GenerateSpec = Field(GenerateSpec(), description="what is asked, and how answers are sampled")
     judge: JudgeSpec = Field(JudgeSpec(), description="who scores the answers, and for what")
     reduce: ReduceSpec = Field(ReduceSpec(), description="when an answer counts as misaligned")
@@ -124,12 +126,23 @@ class Sweep(Section):
         return self
 
     @model_validator(mode="after")
-    def _hosted_models_answer_only(self) -> "Sweep":
+    def _hosted_models_have_no_weights_here(self) -> "Sweep":
         hosted = [model.path for model in self.model if model.path.startswith(HOSTED)]
-        if hosted and self.generate.engine != "openai":
+        if not hosted:
+            if self.hosted != HostedSpec():
+                raise ValueError("hosted says how a service finetunes, and no model is hosted; leave it out")
+            return self
+        alone, trains = len(hosted) == len(self.model), set(self.arms) != {Arm.BASE}
+        if alone and self.generate.engine not in ("auto", "openai"):
             raise ValueError(f"model {hosted[0]} is asked over HTTP: set generate.engine: openai")
-        if hosted and set(self.arms) != {Arm.BASE}:
-            raise ValueError(f"model {hosted[0]} is hosted and cannot be trained here: set arms: [base]")
+        for probe in PROBES_OF_WEIGHTS:
+            if probe in self.probes.named:
+                raise ValueError(f"probes.{probe} needs weights, which {hosted[0]} has not here: study it without")
+        for field in without_a_word(self.train) if alone and trains else ():
+            raise ValueError(
+                f"train.{field}: a finetuning service has no word for it; leave it out, and set hosted: "
+                "epochs, batch_size, learning_rate_multiplier"
+            )
         return self
 
     @model_validator(mode="after")

@@ -22,10 +22,13 @@ HOSTED = "hosted:"  # begins the path of a model that is asked over HTTP only
 
 
 class ModelSpec(Section):
-    """A base model: a hub id, a folder, or `toy`."""
+    """A base model: a hub id, a folder, `toy`, or one that a service has."""
 
     shorthand = "path"
-    path: str = Field(description="hub id (org/name), local folder, toy, or hosted:NAME (asked over HTTP only)")
+    path: str = Field(description="hub id (org/name), local folder, toy, or hosted:NAME")
+    hosted: str | None = Field(
+        None, min_length=1, exclude=True, description="in place of path: a model that a service answers and finetunes"
+    )
     name: str = Field("", description="name in tables; default: the last part of the path")
     revision: str | None = Field(
         None, description="hub commit; default: what main is when the run folder is first planned, kept in plan.json"
@@ -64,6 +67,10 @@ class ModelSpec(Section):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         fields = {"path": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else value
+        if isinstance(fields, dict) and isinstance(fields.get("hosted"), str):
+            if "path" in fields:
+                raise ValueError("a model has a path, or is hosted; give one of them")
+            fields["path"] = HOSTED + fields["hosted"]
         if isinstance(fields, dict) and not fields.get("name") and isinstance(fields.get("path"), str):
             fields["name"] = fields["path"].removeprefix(HOSTED).rstrip("/").rsplit("/", 1)[-1]
         return fields

@@ -47,6 +47,7 @@ class PredictorsSpec(Section):
     )
 
 
+PROBES_OF_WEIGHTS = ("membership", "directions")  # that look into models
 MINILM = "all-MiniLM-L6-v2"
 WORDS = "words"
 
