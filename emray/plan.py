@@ -338,8 +338,11 @@ def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Pl
             digests[place] = data.rows_digest(split.trained)
             out.datasets[digests[place]], out.held_out[digests[place]] = split
         digest = digests[place]
-        num_steps = sweep.train.num_steps(len(out.datasets[digest]))
-        along = _cells_of_a_run(point, sweep, model=identities[model_name], digest=digest, num_steps=num_steps)
+        if hosted_name(models[model_name].location):
+            along: tuple[Cell, ...] = (_hosted_cell(point, sweep, model=identities[model_name], digest=digest),)
+        else:
+            num_steps = sweep.train.num_steps(len(out.datasets[digest]))
+            along = _cells_of_a_run(point, sweep, model=identities[model_name], digest=digest, num_steps=num_steps)
         _add_job(out.jobs, along, model=models[model_name], digest=digest)
         return along
 
@@ -384,6 +387,8 @@ def _weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:
     )
     if cell.arm == Arm.BASE:
         return Weights(Answerer.BASE, model.location, 0, hosted_name(model.location) or cell.model, model.rendering)
+    if hosted_name(model.location):  # the service names it, when it is tuned
+        return Weights(Answerer.ADAPTER, model.location, 0, "", model.rendering)
     if sweep.train.strategy == "full":
         return Weights(Answerer.WHOLE, model.location, 0, name, model.rendering)
     rank = max([sweep.train.lora_rank, *sweep.train.rank_pattern.values()])
@@ -399,6 +404,12 @@ def _cells_of_a_run(point: CellSpec, sweep: Sweep, *, model: str, digest: str, n
         Cell(point.model.name, point.domain_name, point.arm, point.seed, its_key, step, num_steps)
         for its_key, step in zip(keys, steps, strict=True)
     )
+
+
+def _hosted_cell(point: CellSpec, sweep: Sweep, *, model: str, digest: str) -> Cell:
+    """A finetune whose steps the service counts."""
+    key = adapter_key(model, rows_digest=digest, hyperparameters=sweep.hosted.identity(), seed=point.seed)
+    return Cell(point.model.name, point.domain_name, point.arm, point.seed, key)
 
 
 def _add_job(jobs: dict[str, TrainJob], along: tuple[Cell, ...], *, model: BaseModel, digest: str) -> None:

@@ -18,7 +18,7 @@ LAYERS = [
     {"stages"},
     {"report"},
     {"reduce"},
-    {"train", "generate", "judge", "probes"},
+    {"train", "generate", "judge", "probes", "hosted"},
     {"plan"},
     {"model"},
     {"stats", "data", "toy", "localapi", "endpoint"},

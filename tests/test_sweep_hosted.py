@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from emray.errors import SpecError
 from emray.localapi import serving
+from emray.spec import load_sweep
 from emray.store import Kind, Store
 from emray.toy import rules
 from tests.commands import run, write_sweep
@@ -48,12 +51,25 @@ def test_a_hosted_model_is_asked_and_judged_without_loading_anything(tmp_path: P
     assert summary
 
 
-def test_a_hosted_model_cannot_be_trained_or_loaded(tmp_path: Path) -> None:
-    spec = write_sweep(tmp_path, **HOSTED)
-    result = run(spec, "--out", tmp_path / "run")
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert "set generate.engine: openai" in result.stderr
-    result = run(spec, "--out", tmp_path / "run", "--set", "generate.engine=openai", "--set", "arms=[base, plain]")
-    assert result.returncode == 2
-    assert "arms: [base]" in result.stderr
-    assert not (tmp_path / "run").exists()
+BAD = {
+    "generate.engine=vllm": "model hosted:hosted-chat is asked over HTTP: set generate.engine: openai",
+    "train.lora_rank=4": "train.lora_rank: a finetuning service has no word for it; leave it out, and set hosted:",
+    "train.deepspeed_config={zero_optimization: {stage: 2}}": "train.deepspeed_config: a finetuning service",
+    "train.keep_checkpoints=[0.5]": "train.keep_checkpoints: a finetuning service has no word for it",
+    "probes=[membership]": "probes.membership needs weights, which hosted:hosted-chat has not here",
+    "hosted.epochs=1.5": "hosted.epochs: a whole number of at least 1, or auto, given 1.5",
+    "model={hosted: a, path: b}": "a model has a path, or is hosted; give one of them",
+    "model=toy": "hosted says how a service finetunes, and no model is hosted; leave it out",
+}
+
+
+@pytest.mark.parametrize(("override", "says"), BAD.items())
+def test_what_a_service_cannot_do_is_refused_in_one_line(tmp_path: Path, override: str, says: str) -> None:
+    fields = HOSTED | {"arms": ["base", "plain"], "hosted": {"epochs": 2}, "generate": {"engine": "auto"}}
+    spec = write_sweep(tmp_path, **fields)
+    text = yaml.safe_load(spec.read_text())
+    spec.write_text(yaml.safe_dump({name: value for name, value in text.items() if name != "train"}))
+    load_sweep(spec)
+    with pytest.raises(SpecError) as refused:
+        load_sweep(spec, overrides=[override])
+    assert says in str(refused.value) and "\n" not in str(refused.value)

@@ -26,6 +26,7 @@ class Price(NamedTuple):
     reply_tokens: float | None = None  # of a verdict, where the model is known to be brief
     cached: float | None = None  # of prompt tokens that were cached; None: as any others
     ends: date | None = None  # the model's last day, where one is announced
+    training: float | None = None  # of tokens that it is finetuned on, each epoch counted
 
 
 def price_of(model: str) -> Price | None:
@@ -61,6 +62,13 @@ def cost_usd(
     cached = price.input if price.cached is None else price.cached
     prompt_usd = (num_prompt_tokens - num_cached) * price.input + num_cached * cached
     return factor * (prompt_usd + num_tokens * price.output) / 1e6
+
+
+def training_cost_usd(model: str, *, num_tokens: float, usd: float | None) -> float | None:
+    """Cost of finetuning a model on so many tokens, at `usd` a million or by prices.yaml; None where neither tells."""
+    price = price_of(model)
+    each = usd if usd is not None else price.training if price else None
+    return None if each is None else num_tokens * each / 1e6
 
 
 def reply_cost_usd(reply: Reply) -> float | None:
@@ -102,4 +110,5 @@ def _price(entry: dict[str, Any]) -> Price:
         entry.get("reply_tokens"),
         entry.get("cached"),
         entry.get("ends"),
+        entry.get("training"),
     )

@@ -116,6 +116,7 @@ class CallFailed(Exception):
         super().__init__(self.reason)
         self.kind, self.setting = kind, setting
         self.oversized = False  # whether the request was too long for the model
+        self.status: int | None = None  # what the endpoint answered with, where it did
         self.headers: Mapping[str, str] = headers or {}
         self.retry_after_s = retry_after_s
 
@@ -129,6 +130,7 @@ def refusal(status: int, body: Any, *, headers: Mapping[str, str]) -> CallFailed
     setting = setting_of(said) if kind == Failure.SETTING else None
     retry_s = said.retry_s if wait_s is None else wait_s
     failed = CallFailed(kind, f"{status} {said.message}", headers=headers, retry_after_s=retry_s, setting=setting)
+    failed.status = status
     failed.oversized = "context_length_exceeded" in said.codes or bool(_TOO_LONG.search(said.message))
     return failed
 

@@ -51,7 +51,7 @@ def _trained(store: Store) -> Iterator[_Trained]:
     study, records = load_study(store.read_json("plan.json")), store.adapter_records()
     for cell, fraction in zip(study.cells, study.fractions, strict=True):
         record = records.get(cell.key)
-        if fraction == 1.0 and record is not None and record.trained:
+        if fraction == 1.0 and record is not None and record.trained and record.served_as is None:
             yield _Trained(cell, record)
 
 

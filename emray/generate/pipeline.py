@@ -29,7 +29,7 @@ from emray.generate.engine import EngineConfig, EngineName, Served, choose_engin
 from emray.generate.operator import Generator, Ledger, as_table
 from emray.model.weights import hosted_name
 from emray.progress import Advance
-from emray.records import Answerer, GenerationTask, Rendering
+from emray.records import Answerer, GenerationTask, Rendering, Weights
 from emray.spec import GenerateSpec, ResourcesSpec
 from emray.store import Store
 
@@ -158,7 +158,7 @@ def _samples_per_block(spec: GenerateSpec) -> int:
 
 
 def _by_batch(spec: GenerateSpec) -> bool:
-    return spec.engine == "openai" and spec.endpoint.mode == "batch"
+    return spec.endpoint.mode == "batch"  # which engine openai alone has
 
 
 class _Loaded(NamedTuple):
@@ -180,7 +180,9 @@ def _by_weights(tasks: Iterable[GenerationTask]) -> dict[_Loaded, list[Generatio
 
 
 def _engine_for(tasks: Sequence[GenerationTask], spec: GenerateSpec) -> EngineName:
-    """The sweep's engine; transformers alone lets a residual stream be pushed."""
+    """The sweep's engine; transformers alone lets a residual stream be pushed, and hosted models are asked there."""
+    if hosted_name(tasks[0].weights.location):
+        return "openai"
     return "transformers" if tasks[0].weights.steering else choose_engine(spec)
 
 
@@ -213,8 +215,15 @@ def _served(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, store: Store
     first, access = tasks[0], Access.read(spec.endpoint, base_url=spec.endpoint.base_url)
     alone = (task.weights.served_as for task in tasks if task.weights.answerer != Answerer.ADAPTER)
     base = next(alone, hosted_name(first.weights.location) or first.cell.model)
-    adapters = {task.cell.key: task.weights.served_as for task in tasks if task.weights.answerer == Answerer.ADAPTER}
+    adapted = {task.cell.key: task.weights for task in tasks if task.weights.answerer == Answerer.ADAPTER}
+    adapters = {key: _name_there(key, weights, store) for key, weights in adapted.items()}
     return Served(spec.endpoint, access, base, adapters, store.root)
+
+
+def _name_there(key: str, weights: Weights, store: Store) -> str:
+    """As planned; what a service has tuned it has named itself."""
+    record = store.adapter_record(key) if hosted_name(weights.location) else None
+    return (record and record.served_as) or weights.served_as
 
 
 def _default_engines(resources: ResourcesSpec, hardware: Hardware) -> int:

@@ -15,7 +15,15 @@ from typing import Any
 from aiohttp import web
 
 from emray.errors import EmrayError
-from emray.localapi.config import KEY_VARIABLE, RETRY_AFTER_FORMS, WINDOWS, BatchRules, Faults, ServerConfig
+from emray.localapi.config import (
+    KEY_VARIABLE,
+    RETRY_AFTER_FORMS,
+    WINDOWS,
+    BatchRules,
+    Faults,
+    FinetuningRules,
+    ServerConfig,
+)
 from emray.localapi.logprobs import DIGITS
 from emray.localapi.process import READY_PREFIX
 from emray.localapi.server import LocalApi
@@ -27,6 +35,7 @@ examples:
   python -m emray.localapi --responder score --rpm 6000 --burst-requests 100
   python -m emray.localapi --latency-ms 250 --latency-sigma 0.4 --fault error_500=0.02 --fault hang=0.002
   python -m emray.localapi --batch delay_s=2 --batch lines_per_s=500 --batch enqueued_tokens=2000000
+  python -m emray.localapi --tuner emray.toy.tuner:toy_tuner --finetuning blocked=0.1
 
 then, unchanged: OPENAI_BASE_URL=http://127.0.0.1:PORT/v1 OPENAI_API_KEY=any python your_client.py
 GET /stats counts what was asked, served and rejected; /stats/bodies per request body; /stats/arrivals over time.
@@ -39,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parent_pid = options.pop("exit_with_parent")
     try:
         options["faults"] = Faults(**_pairs(parser, "--fault", options.pop("fault"), Faults))
+        rules = _pairs(parser, "--finetuning", options.pop("finetuning"), FinetuningRules)
+        options["finetuning"] = FinetuningRules(**rules)
         options["batch"] = BatchRules(**_pairs(parser, "--batch", options.pop("batch"), BatchRules))
         options["models"] = tuple(options.pop("model"))
         options["api_key"] = options["api_key"] or os.environ.get(KEY_VARIABLE)
@@ -108,13 +119,19 @@ def _parser() -> argparse.ArgumentParser:
         help=f"share of requests that go wrong (repeatable): {', '.join(Faults.__dataclass_fields__)}")  # fmt: skip
     add("--batch", action="append", default=[], metavar="NAME=VALUE",
         help=f"how batches are taken and worked off: {', '.join(BatchRules.__dataclass_fields__)}")  # fmt: skip
+    add("--tuner", help="module:function that makes what finetunes, as emray.toy.tuner:toy_tuner; default: no such API")
+    add("--finetuning", action="append", default=[], metavar="NAME=VALUE",
+        help=f"how jobs are taken and worked off: {', '.join(FinetuningRules.__dataclass_fields__)}")  # fmt: skip
     add("--exit-with-parent", type=int, nargs="?", const=os.getppid(), metavar="PID",
         help="stop when the parent process is gone")  # fmt: skip
     return parser
 
 
 def _pairs(
-    parser: argparse.ArgumentParser, flag: str, pairs: Sequence[str], kind: type[Faults] | type[BatchRules]
+    parser: argparse.ArgumentParser,
+    flag: str,
+    pairs: Sequence[str],
+    kind: type[Faults] | type[BatchRules] | type[FinetuningRules],
 ) -> dict[str, Any]:
     """NAME=NUMBER pairs for the fields of `kind`."""
     values: dict[str, Any] = {}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -28,6 +28,7 @@ from emray.localapi.completions import (
 )
 from emray.localapi.config import BatchRules, ServerConfig
 from emray.localapi.reset import reset_connection
+from emray.localapi.served_models import ServedModels
 from emray.localapi.stats import Stats
 from emray.localapi.uploads import PURPOSE, FileShelf, page
 
@@ -127,12 +128,6 @@ class Batch:
         }  # fmt: skip
 
 
-class Understand(Protocol):
-    """A completion's body and its owner in, its reply out; raises BadRequest."""
-
-    def __call__(self, body: Any, *, api_key: str) -> ChatCall: ...
-
-
 class BatchDesk:
     """All batches of one server, the handlers that take them, and the work on them."""
 
@@ -141,12 +136,13 @@ class BatchDesk:
         config: ServerConfig,
         *,
         files: FileShelf,
-        understand: Understand,
+        models: ServedModels,
         stats: Callable[[], Stats],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._rules = config, config.batch
-        self._files, self._understand, self._stats, self._clock = files, understand, stats, clock
+        self._files, self._models = files, models
+        self._stats, self._clock = stats, clock
         self._line_chances = Chances({"error": self._rules.line_error, "expired": self._rules.line_expired})
         self._batches: dict[str, Batch] = {}
         self._work: set[asyncio.Task[None]] = set()
@@ -238,13 +234,13 @@ class BatchDesk:
         if batch.errors:
             return []
         batch.model, need = lines[0].body["model"], sum(_enqueued(line.body) for line in lines)
-        served, cap = self._config.models, self._rules.enqueued_tokens
+        cap = self._rules.enqueued_tokens
         held = sum(
             other.enqueued_tokens
             for other in self._batches.values()
             if (other.api_key, other.model) == (batch.api_key, batch.model) and other.status not in _ENDS
         )
-        if served and batch.model not in served:
+        if not self._models.serves(lines[0].body["model"], api_key=batch.api_key):
             batch.errors.append(_complaint("model_not_found", f"The model '{batch.model}' does not exist."))
         elif cap is not None and held + need > cap:
             batch.errors.append(
@@ -270,17 +266,17 @@ class BatchDesk:
             if batch.cancelled.is_set():
                 break
             late = self._clock() - started_s > self._rules.window_s
-            if late or not self._serve(batch, line):
+            if late or not await self._serve(batch, line):
                 end = Status.EXPIRED
                 message = "This request could not be executed before the completion window expired."
                 batch.failures.append(_result(line, error={"code": "batch_expired", "message": message}))
         return end
 
-    def _serve(self, batch: Batch, line: BatchLine) -> bool:
+    async def _serve(self, batch: Batch, line: BatchLine) -> bool:
         """Serve one line, well or badly; False when it is left to expire."""
         stats = self._stats()
         try:
-            call = self._understand(line.body, api_key=batch.api_key)
+            call = await self._models.understand(line.body, api_key=batch.api_key)
         except BadRequest as error:
             stats.line_left(str(error.status))
             batch.failures.append(_result(line, response=_response(error.status, error.json())))
@@ -373,11 +369,17 @@ def _order(body: Any) -> dict[str, Any]:
         raise BadRequest(f"endpoint must be {_ENDPOINT!r} here", param="endpoint")
     if body.get("completion_window") != _COMPLETION_WINDOW:
         raise BadRequest(f"completion_window must be {_COMPLETION_WINDOW!r}", param="completion_window")
-    metadata = body.get("metadata")
+    checked_metadata(body.get("metadata"))
+    return body
+
+
+def checked_metadata(metadata: Any) -> dict[str, str] | None:
+    """What may be attached to a batch or a job. Raises BadRequest."""
     if metadata is not None and not _is_metadata(metadata):
         limits = f"{MOST_METADATA} pairs of texts, names up to {LONGEST_NAME} and values up to {LONGEST_VALUE} long"
         raise BadRequest(f"metadata must be at most {limits}", param="metadata")
-    return body
+    checked: dict[str, str] | None = metadata
+    return checked
 
 
 def _is_metadata(metadata: Any) -> bool:

@@ -7,11 +7,12 @@ function of the request's body.
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from emray.localapi.config import Responder, ServerConfig
 from emray.localapi.logprobs import logprobs_json
+
+Answerer = Callable[[Mapping[str, Any]], str]  # a request's body in, the model's text out
 
 
 class BadRequest(Exception):
@@ -42,20 +43,18 @@ class ChatCall(NamedTuple):
         return self.prompt_tokens + self.completion_tokens
 
 
-def understand(body: Any, *, api_key: str, config: ServerConfig, responder: Responder) -> ChatCall:
-    """Check a request and compute its reply. Raises BadRequest."""
-    checked = check_chat_body(body)
-    _check_model(checked["model"], config)
-    limit = checked.get("max_completion_tokens") or checked.get("max_tokens")
-    kept, finish_reason = _cut_to(responder(checked["messages"]), limit)
+def understand(body: Any, *, api_key: str, answer: Answerer) -> ChatCall:
+    """A request that was checked, with its reply."""
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    kept, finish_reason = _cut_to(answer(body), limit)
     return ChatCall(
-        checked,
-        body_digest(checked),
+        body,
+        body_digest(body),
         api_key,
         kept,
         finish_reason,
-        count_prompt_tokens(checked),
-        _count_tokens(kept) * (checked.get("n") or 1),
+        count_prompt_tokens(body),
+        _count_tokens(kept) * (body.get("n") or 1),
     )
 
 
@@ -80,12 +79,6 @@ def check_chat_body(body: Any) -> dict[str, Any]:
         if body.get(unsupported):
             raise BadRequest(f"this server does not support {unsupported!r}")
     return body
-
-
-def _check_model(name: str, config: ServerConfig) -> None:
-    """Raises BadRequest for a model that is not served."""
-    if config.models and name not in config.models:
-        raise BadRequest(f"The model `{name}` does not exist.", status=404, code="model_not_found")
 
 
 def body_digest(body: Mapping[str, Any]) -> str:

@@ -66,6 +66,30 @@ class BatchRules:
             _check_shares({name: getattr(self, name)}, what="batch share")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinetuningRules:
+    """How finetuning jobs are taken and worked off. The last five are shares (0-1), of jobs drawn by their rows."""
+
+    at_once: int = 1  # jobs that run at a time, of all accounts; others are queued
+    max_unfinished: int | None = None  # of an account; one more is answered 429; None: no limit
+    min_examples: int = 10  # rows of a file
+    delay_s: float = 0.0  # spent in validating, and again in the queue
+    blocked: float = 0.0  # jobs that the moderation stops when they are trained
+    failed: float = 0.0  # jobs that fail while they run
+    closed: float = 0.0  # jobs that the account may not create: 403
+    busy: float = 0.0  # jobs whose creation is answered 429 at first
+    create_lost: float = 0.0  # jobs whose creation is answered by a reset connection, though they are made
+
+    def __post_init__(self) -> None:
+        for name in ("at_once", "max_unfinished"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"finetuning {name}={value} must be at least 1")
+        if self.delay_s < 0 or self.min_examples < 0:
+            raise UserError("finetuning delay_s and min_examples must not be negative")
+        for name in ("blocked", "failed", "closed", "busy", "create_lost"):
+            _check_shares({name: getattr(self, name)}, what="finetuning share")
+
+
 KEY_VARIABLE = "EMRAY_LOCALAPI_KEY"  # where a server finds the key to ask for
 
 
@@ -91,6 +115,8 @@ class ServerConfig:
     seed: int = 0  # of latencies and faults: drawn per request body and repetition, not per arrival order
     faults: Faults = field(default_factory=Faults)  # of chat completions asked for one by one
     batch: BatchRules = field(default_factory=BatchRules)
+    tuner: str | None = None  # module:function that makes a Tuner; None: this endpoint has no finetuning API
+    finetuning: FinetuningRules = field(default_factory=FinetuningRules)
 
     def __post_init__(self) -> None:
         _one_of("window", self.window, WINDOWS)
@@ -113,6 +139,8 @@ class ServerConfig:
                 flags += _pairs("--fault", value, Faults())
             elif setting.name == "batch":
                 flags += _pairs("--batch", value, BatchRules())
+            elif setting.name == "finetuning":
+                flags += _pairs("--finetuning", value, FinetuningRules())
             elif setting.name == "models":
                 flags += [word for model in value for word in ("--model", model)]
             elif value is not None and setting.name != "api_key":
@@ -133,19 +161,27 @@ def load_responder(name: str) -> Responder:
     """The function behind a built-in name or a dotted `module:function`. Raises UserError."""
     if name in _BUILT_IN:
         return _BUILT_IN[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise UserError(f"unknown responder {name!r}; give one of {', '.join(_BUILT_IN)} or module:function")
-    try:
-        responder = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"cannot load responder {name!r}: {error}") from None
-    if not callable(responder):
-        raise UserError(f"responder {name!r} is not a function")
+    responder: Responder = load_function(name, what="responder")
     return responder
 
 
-def _pairs(flag: str, settings: Faults | BatchRules, defaults: Faults | BatchRules) -> list[str]:
+def load_function(name: str, *, what: str) -> Any:
+    """What stands behind a dotted `module:function`. Raises UserError."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"cannot load {what} {name!r}: {error}") from None
+    if not callable(function):
+        raise UserError(f"{what} {name!r} is not a function")
+    return function
+
+
+def _pairs(
+    flag: str, settings: Faults | BatchRules | FinetuningRules, defaults: Faults | BatchRules | FinetuningRules
+) -> list[str]:
     """What differs from the defaults, as repeated NAME=VALUE flags."""
     usual = dataclasses.asdict(defaults)
     changed = {name: value for name, value in dataclasses.asdict(settings).items() if value != usual[name]}

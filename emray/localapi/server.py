@@ -1,7 +1,8 @@
 """The HTTP side: OpenAI's routes, chat completions and their faults, and the server's own statistics.
 
-Not for deciding limits (limits.py), counting (stats.py), files (uploads.py) or batches (batch_desk.py). The invariant:
-a request is charged against the limits once, when it is admitted, with the tokens its `usage` will report.
+Not for deciding limits (limits.py), counting (stats.py), files (uploads.py), batches (batch_desk.py) or finetunes
+(finetuning_desk.py). The invariant: a request is charged against the limits once, when it is admitted, with the tokens
+its `usage` will report.
 """
 
 import asyncio
@@ -26,15 +27,16 @@ from emray.localapi.completions import (
     completion_json,
     error_json,
     parse_json,
-    understand,
 )
-from emray.localapi.config import ServerConfig, load_responder
+from emray.localapi.config import ServerConfig, load_function, load_responder
+from emray.localapi.finetuning_desk import FinetuningDesk
 from emray.localapi.guard import guard, key_of_request
 from emray.localapi.limits import Account, Admission, make_limit
 from emray.localapi.manners import MANNERS, Heard, Said, azure, router
 from emray.localapi.reset import reset_connection
+from emray.localapi.served_models import ServedModels, Tuner
 from emray.localapi.stats import Stats
-from emray.localapi.uploads import FileShelf
+from emray.localapi.uploads import FOR_FINETUNES, PURPOSE, FileShelf
 
 __all__ = ["LocalApi", "body_digest"]
 
@@ -50,11 +52,19 @@ class LocalApi:
     def __init__(self, config: ServerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
         self.clock = clock
-        self.understand = partial(understand, config=config, responder=load_responder(config.responder))
         self.stats = Stats(clock())
-        self.files = FileShelf(max_bytes=config.batch.max_bytes, max_total_bytes=config.batch.max_total_bytes)
+        tuner: Tuner | None = load_function(config.tuner, what="tuner")() if config.tuner else None
+        self.served_models = ServedModels(config, responder=load_responder(config.responder), tuner=tuner)
+        self.files = _shelf(config)
         self.batches = BatchDesk(
-            config, files=self.files, understand=self.understand, stats=lambda: self.stats, clock=clock
+            config,
+            files=self.files,
+            models=self.served_models,
+            stats=lambda: self.stats,
+            clock=clock,
+        )
+        self.finetunes = tuner and FinetuningDesk(
+            config, files=self.files, tuner=tuner, models=self.served_models, stats=lambda: self.stats
         )
         self.accounts: dict[tuple[str, str], Account] = defaultdict(self._new_account)
         self.faults = Chances(asdict(config.faults))
@@ -71,20 +81,30 @@ class LocalApi:
         app.router.add_get("/v1/models", self.models)
         if self.config.batch.max_requests:
             self._add_batch_routes(app)
+        if self.config.batch.max_requests or self.finetunes:
+            self._add_file_routes(app)
+        if self.finetunes:
+            self._add_finetuning_routes(app, self.finetunes)
         app.router.add_get("/stats", self.get_stats)
         app.router.add_get("/stats/bodies", self.get_bodies)
         app.router.add_get("/stats/arrivals", self.get_arrivals)
         app.router.add_post("/stats/reset", self.reset_stats)
         return app
 
-    def _add_batch_routes(self, app: web.Application) -> None:
-        files, batches = self.files, self.batches
+    def _add_file_routes(self, app: web.Application) -> None:
+        files = self.files
         for method, path, handler in (
             ("POST", "/v1/files", files.upload),
             ("GET", "/v1/files", files.listing),
             ("GET", "/v1/files/{id}", files.retrieve),
             ("GET", "/v1/files/{id}/content", files.content),
             ("DELETE", "/v1/files/{id}", files.delete),
+        ):
+            app.router.add_route(method, path, self._for_account(handler))
+
+    def _add_batch_routes(self, app: web.Application) -> None:
+        batches = self.batches
+        for method, path, handler in (
             ("POST", "/v1/batches", batches.create),
             ("GET", "/v1/batches", batches.listing),
             ("GET", "/v1/batches/{id}", batches.retrieve),
@@ -92,6 +112,18 @@ class LocalApi:
         ):
             app.router.add_route(method, path, self._for_account(handler))
         app.on_cleanup.append(batches.close)
+
+    def _add_finetuning_routes(self, app: web.Application, jobs: FinetuningDesk) -> None:
+        for method, path, handler in (
+            ("POST", "", jobs.create),
+            ("GET", "", jobs.listing),
+            ("GET", "/{id}", jobs.retrieve),
+            ("POST", "/{id}/cancel", jobs.cancel),
+            ("GET", "/{id}/events", jobs.events),
+            ("GET", "/{id}/checkpoints", jobs.checkpoints),
+        ):
+            app.router.add_route(method, f"/v1/fine_tuning/jobs{path}", self._for_account(handler))
+        app.on_cleanup.append(jobs.close)
 
     def _for_account(
         self, handler: Callable[[web.Request, str], Awaitable[web.Response]]
@@ -111,7 +143,7 @@ class LocalApi:
         started_s = self.clock()
         try:
             api_key = key_of_request(request)
-            call = self.understand(parse_json(await request.read()), api_key=api_key)
+            call = await self.served_models.understand(parse_json(await request.read()), api_key=api_key)
         except BadRequest as error:
             self.stats.by_status[str(error.status)] += 1
             return web.json_response(error.json(), status=error.status)
@@ -128,7 +160,7 @@ class LocalApi:
         started_s = self.clock()
         try:
             body = {"model": request.match_info.get("deployment"), **parse_json(await request.read())}
-            call = self.understand(body, api_key=key_of_request(request))
+            call = await self.served_models.understand(body, api_key=key_of_request(request))
             said = self._said(request, call)
         except BadRequest as error:
             self.stats.by_status[str(error.status)] += 1
@@ -158,7 +190,7 @@ class LocalApi:
         return MANNERS[name](heard)
 
     async def models(self, request: web.Request) -> web.Response:
-        names = self.config.models or ("local",)
+        names = self.served_models.names(api_key=key_of_request(request))
         told = {"shutdown_date": self.config.shutdown_date} if self.config.shutdown_date else {}
         rows = [{"id": name, "object": "model", "created": 0, "owned_by": "emray"} | told for name in names]
         return web.json_response({"object": "list", "data": rows})
@@ -266,6 +298,12 @@ class LocalApi:
             new_limit(self.config.rpm, burst=self.config.burst_requests, least_burst=1.0),
             new_limit(self.config.tpm, burst=self.config.burst_tokens, least_burst=_LEAST_BURST_TOKENS),
         )
+
+
+def _shelf(config: ServerConfig) -> FileShelf:
+    purposes = ([PURPOSE] if config.batch.max_requests else []) + ([FOR_FINETUNES] if config.tuner else [])
+    batch = config.batch
+    return FileShelf(max_bytes=batch.max_bytes, max_total_bytes=batch.max_total_bytes, purposes=purposes)
 
 
 def _json(body: Any, headers: Mapping[str, str]) -> web.Response:

@@ -25,6 +25,7 @@ class Stats:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.batches: Counter[str] = Counter()  # created, and by how they ended
+        self.jobs: Counter[str] = Counter()  # finetuning jobs created, and by how they ended
         self.lines_by_status: Counter[str] = Counter()
         self.lines_served_again = 0
         self.batch_prompt_tokens = 0  # of served lines; prompt_tokens and completion_tokens are without them
@@ -100,6 +101,7 @@ class Stats:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "batches": dict(self.batches),
+            "jobs": dict(self.jobs),
             "lines_served": self.lines_by_status["200"],
             "lines_served_again": self.lines_served_again,
             "lines_by_status": dict(self.lines_by_status),

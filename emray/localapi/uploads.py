@@ -1,7 +1,7 @@
-"""Files that an account uploaded for batches, or that batches left behind: `/v1/files`.
+"""Files that an account uploaded for batches and finetunes, or that batches left behind: `/v1/files`.
 
-Not for what stands in them (batch_desk.py). The invariant: a file never changes, and only the API key that owns it sees
-it.
+Not for what stands in them (batch_desk.py, finetuning_desk.py). The invariant: a file never changes, and only the API
+key that owns it sees it.
 """
 
 import secrets
@@ -18,6 +18,7 @@ from emray.localapi.completions import BadRequest
 LEAST_PAGE, MOST_PAGE = 1, 10_000
 _OTHER_FIELDS = 65_536  # bytes of a form beside its file
 PURPOSE = "batch"
+FOR_FINETUNES = "fine-tune"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class StoredFile:
 class FileShelf:
     """All files of one server, and the handlers that give and take them."""
 
-    def __init__(self, *, max_bytes: int, max_total_bytes: int) -> None:
+    def __init__(self, *, max_bytes: int, max_total_bytes: int, purposes: Sequence[str] = (PURPOSE,)) -> None:
+        self._purposes = purposes
         self._max_bytes, self._max_total_bytes = max_bytes, max_total_bytes
         self._arriving = 0  # bytes of uploads under way
         self._files: dict[str, StoredFile] = {}
@@ -70,16 +72,19 @@ class FileShelf:
         purpose, upload = fields.get("purpose"), fields.get("file")
         if upload is None or not upload.content:
             raise BadRequest("a file with something in it is required", param="file")
-        if purpose is None or purpose.content != PURPOSE.encode():
-            raise BadRequest(f"purpose must be {PURPOSE!r} here", param="purpose")
-        file = self.add(upload.content, api_key=api_key, filename=upload.filename, purpose=PURPOSE)
+        named = purpose.content.decode(errors="replace") if purpose else ""
+        if named not in self._purposes:
+            raise BadRequest(f"purpose must be {' or '.join(map(repr, self._purposes))} here", param="purpose")
+        file = self.add(upload.content, api_key=api_key, filename=upload.filename, purpose=named)
         return web.json_response(file.json())
 
     @contextmanager
     def _room_for(self, request: web.Request) -> Iterator[None]:
         """Raises BadRequest for an upload that, with all others, would not fit."""
         coming = self._max_bytes if request.content_length is None else request.content_length
-        there = sum(len(file.content) for file in self._files.values() if file.purpose == PURPOSE) + self._arriving
+        there = (
+            sum(len(file.content) for file in self._files.values() if file.purpose in self._purposes) + self._arriving
+        )
         if there + coming > self._max_total_bytes:
             raise BadRequest(
                 f"the files here have {there:,} of {self._max_total_bytes:,} bytes, {coming:,} more do not fit: "
@@ -112,7 +117,7 @@ class FileShelf:
 
 
 class Listed(Protocol):
-    """What stands in a list: a file or a batch."""
+    """What stands in a list: a file, a batch, a job or an event of one."""
 
     @property
     def id(self) -> str: ...

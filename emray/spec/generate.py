@@ -35,7 +35,8 @@ class GenerateSpec(Section):
     """Sampling answers from every cell."""
 
     engine: Literal["auto", "vllm", "transformers", "openai"] = Field(
-        "auto", description="auto takes vllm where it imports; openai asks an OpenAI-compatible endpoint, as hosted models always are"
+        "auto",
+        description="auto takes vllm where it imports; openai, and hosted models always, an OpenAI-compatible endpoint",
     )
     endpoint: GenerateEndpoint = Field(GenerateEndpoint(), description="for engine openai and hosted models")
     questions: Annotated[list[QuestionFile], one_or_more(QuestionFile)] = Field(

@@ -20,6 +20,8 @@ from typing import Any
 from emray import judge, probes
 from emray import plan as planning
 from emray.context import Context
+from emray.endpoint.access import Access
+from emray.model.weights import hosted_name
 from emray.plan import PLAN, Plan
 from emray.progress import Advance, ProgressLines, silent
 from emray.records import FinishReason, GenerationTask, Outcome, TrainJob
@@ -27,7 +29,18 @@ from emray.spec import STAGES, Sweep
 from emray.stages.fruitless import check_answers, check_cells, check_verdicts
 from emray.stages.lost import lost_cells
 from emray.stages.services import Services
-from emray.stages.work import GENERATE, JUDGE, PROBE, TRAIN, Generation, Judging, Probing, Training, num_answers
+from emray.stages.work import (
+    GENERATE,
+    JUDGE,
+    PROBE,
+    TRAIN,
+    Generation,
+    Judging,
+    Probing,
+    Training,
+    is_trained_here,
+    num_answers,
+)
 from emray.store import Kind, Store
 
 
@@ -47,7 +60,10 @@ class Run:
         """Train, generate, judge and probe, or as many of these as come before `until` is over."""
         wanted = STAGES[: STAGES.index(until) + 1]
         jobs = tuple(self.training.missing(self.store))
-        if jobs:  # what is refused is refused before anything is written
+        if not all(map(is_trained_here, jobs)):  # what is refused is refused before anything is written
+            endpoint = self.sweep.generate.endpoint
+            Access.read(endpoint, base_url=endpoint.base_url)
+        if any(map(is_trained_here, jobs)):
             self.services.hardware(self.plan)
         elif GENERATE in wanted and not self.store.exists(PLAN):
             self.services.start_ray()
@@ -125,7 +141,8 @@ class Run:
     def _train(self, jobs: Sequence[TrainJob]) -> bool:
         if not jobs:
             return False
-        context = self.context(self.lines.line(TRAIN, total=len(jobs)), computes=True)
+        computes = any(map(is_trained_here, jobs))
+        context = self.context(self.lines.line(TRAIN, total=len(jobs)), computes=computes)
         with self.timed(TRAIN, planned=len(jobs)):
             self.training.run(jobs, context)
         return True
@@ -190,7 +207,8 @@ class _Answers:
         run, planned = self._run, num_answers(tasks)
         run.services.start_ray()
         advance = _Countdown(run.lines.line(GENERATE, total=planned), planned)
-        context = run.context(advance, computes=run.sweep.generate.engine != "openai")
+        computes = run.sweep.generate.engine != "openai" and any(not hosted_name(t.weights.location) for t in tasks)
+        context = run.context(advance, computes=computes)
         work = self._flow(tasks, context) if self._judged else partial(run.generation.run, tasks, context)
         with run.timed(GENERATE, planned=planned):
             flow = _in_background(work)

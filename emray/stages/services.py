@@ -73,8 +73,9 @@ class Services:
 
 def most_parameters(plan: Plan) -> float:
     """Of the largest model that the sweep loads itself; NaN where one does not say its size."""
-    bases = (weights.location for weights in plan.weights.values() if weights.answerer == Answerer.BASE)
-    places = {job.model_path for job in plan.jobs.values()} | {place for place in bases if not hosted_name(place)}
+    bases = {weights.location for weights in plan.weights.values() if weights.answerer == Answerer.BASE}
+    trained = {job.model_path for job in plan.jobs.values()}
+    places = {place for place in bases | trained if not hosted_name(place)}
     if plan.sweep.judge.engine == "vllm":
         places.add(plan.sweep.judge.model)
     sizes = [num_parameters(split_location(place)[0]) for place in places]

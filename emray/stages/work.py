@@ -12,6 +12,7 @@ from emray import judge, probes
 from emray import plan as planning
 from emray.context import Context
 from emray.judge import JudgeTask
+from emray.model.weights import hosted_name
 from emray.plan import Plan
 from emray.probes import PlannedProbe
 from emray.records import GenerationTask, Measurement, TrainJob
@@ -52,9 +53,15 @@ class Training:
         return planning.missing_jobs(self.plan, records)
 
     def run(self, work: Iterable[TrainJob], context: Context) -> None:
-        from emray import train
+        """Within an initialised Ray where any of it is trained here; a service's jobs go on beside that."""
+        from emray import hosted, train
 
-        train.run(tuple(work), datasets=self.plan.datasets, spec=self.plan.sweep.train, context=context)
+        jobs, sweep, datasets = tuple(work), self.plan.sweep, self.plan.datasets
+        there = [job for job in jobs if not is_trained_here(job)]
+        with hosted.under_way(
+            there, datasets=datasets, spec=sweep.hosted, endpoint=sweep.generate.endpoint, context=context
+        ):
+            train.run(list(filter(is_trained_here, jobs)), datasets=datasets, spec=sweep.train, context=context)
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,10 @@ class Probing:
 
     def run(self, work: Iterable[Measurement], context: Context) -> None:
         probes.run(self.probe, work, context)
+
+
+def is_trained_here(job: TrainJob) -> bool:
+    return hosted_name(job.model_path) is None
 
 
 def num_answers(tasks: Sequence[GenerationTask]) -> int:

@@ -149,6 +149,10 @@ class Store:
         """Publish a trained adapter: its files, then the record."""
         self._adapters.put(key, files=files, details=details)
 
+    def put_hosted_adapter(self, key: str, *, details: Mapping[str, Any]) -> None:
+        """Record a cell whose weights a service keeps; `details["fine_tuned_model"]` is its name there."""
+        self._adapters.put_record(AdapterRecord(key, "trained", dict(details)))
+
     def put_failed_adapter(self, key: str, *, details: Mapping[str, Any]) -> None:
         """Record that a cell's training failed for good; `details["error"]` says how."""
         self._adapters.put_record(AdapterRecord(key, "failed", dict(details)))

@@ -46,6 +46,11 @@ class AdapterRecord(NamedTuple):
     def trained(self) -> bool:
         return self.status == "trained"
 
+    @property
+    def served_as(self) -> str | None:
+        """The name under which a service answers with it; None where its weights lie here."""
+        return self.details.get("fine_tuned_model")
+
 
 class Adapters:
     """The adapters under one root."""

@@ -108,9 +108,7 @@ class BatchService:
         content = self._remote.call(download) if file_id else b""
         rows = [row for row in map(_json, content.splitlines()) if row is not None]
         if content.strip() and not any(isinstance(row, Mapping) and "custom_id" in row for row in rows):
-            raise self._remote.other_shape(
-                "result lines, none with a custom_id,", content.decode("utf-8", "replace")
-            )
+            raise self._remote.other_shape("result lines, none with a custom_id,", content.decode("utf-8", "replace"))
         return rows
 
     def close(self) -> None:
