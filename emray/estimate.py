@@ -18,13 +18,14 @@ from rich.table import Table
 from emray import judge, probes, reduce
 from emray.data import Missing, Questionnaire, judge_messages
 from emray.endpoint.prices import cost_usd, price_of
+from emray.hosted.bill import bills
 from emray.judge import JudgeTask
 from emray.model.facts import num_parameters
 from emray.plan import Plan
 from emray.records import Arm, Cell, Place
 from emray.reduce.design import Forecast
 from emray.spec import JudgeSpec, ResourcesSpec, Sweep
-from emray.stages import Generation, Judging, Training
+from emray.stages import Generation, Judging, Training, is_trained_here
 from emray.store import AdapterRecord, Kind, Store
 from emray.train import cost
 
@@ -73,11 +74,13 @@ def print_estimate(plan: Plan, store: Store, console: Console, *, missing: Seque
         *_probing(plan, store),
     ]
     console.print(_stage_table(stages))
+    for line in _hosted_lines(plan, store):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(judge_line(plan.sweep.judge.model, verdicts), markup=False)
     for line in _seed_lines(plan, store):
         console.print(line, markup=False)
     gpu = _gpu_meant(plan.sweep.resources)
-    if gpu and plan.jobs:
+    if gpu and any(map(is_trained_here, plan.jobs.values())):
         console.print(_gpu_line(plan, gpu), markup=False)
 
 
@@ -319,6 +322,18 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / _MINUTE_S:.0f} min" if seconds < 90 * _MINUTE_S else f"{seconds / 3600:.1f} h"
 
 
+def _hosted_lines(plan: Plan, store: Store) -> Iterator[str]:
+    """What a service is to be paid for finetunes, and what it is given for that."""
+    sweep = plan.sweep
+    missing = list(Training(plan).missing(store))
+    for bill in bills(missing, datasets=plan.datasets, spec=sweep.hosted):
+        most = "at least " if bill.at_least else ""
+        size = f"{bill.num_jobs:,} jobs, {most}{bill.num_tokens:,.0f} tokens"
+        yield f"finetune {bill.model}: {size}, {_usd(bill.cost_usd)}"
+        where = sweep.generate.endpoint.base_url or "OpenAI, or where $OPENAI_BASE_URL says"
+        yield f"  its rows go to {where}; they are deleted there when a job has ended"
+
+
 def _gpu_meant(resources: ResourcesSpec) -> str | None:
     """The GPU that the sweep file names, as far as it can be told without a cluster."""
     declared = resources.accelerator.lower()
@@ -328,6 +343,7 @@ def _gpu_meant(resources: ResourcesSpec) -> str | None:
 def _gpu_line(plan: Plan, name: str) -> str:
     """GPU-hours of training over every cell planned. Raises SpecError for a GPU it does not know."""
     spec, gpu = plan.sweep.train, cost.gpu_named(name)
+    jobs = list(filter(is_trained_here, plan.jobs.values()))
     hours = [
         cost.gpu_hours(
             cost.num_tokens(plan.datasets[job.rows_digest], spec=spec),
@@ -335,12 +351,12 @@ def _gpu_line(plan: Plan, name: str) -> str:
             spec=spec,
             gpu=gpu,
         )
-        for job in plan.jobs.values()
+        for job in jobs
     ]
     if any(math.isnan(value) for value in hours):
         return f"train on {name}: GPU-hours unknown (no config.json, no size in the model's name)"
     flops = "6" if spec.gradient_checkpointing else "4"
-    used = sorted({gpu.used(num_parameters(job.model_path)) for job in plan.jobs.values()})
+    used = sorted({gpu.used(num_parameters(job.model_path)) for job in jobs})
     share = "-".join(f"{value:.0%}" for value in used) + (" assumed" if gpu.utilisation == cost.UTILISATION else "")
     return (
         f"train on {name}: {min(hours):.3g}-{max(hours):.3g} GPU-hours a cell, {sum(hours):.3g} in all\n"
@@ -349,10 +365,9 @@ def _gpu_line(plan: Plan, name: str) -> str:
 
 
 def judge_line(model: str, verdicts: JudgeEstimate) -> str:
-    cost = (
-        "price not known"
-        if verdicts.cost_usd is None
-        else f"${verdicts.cost_usd:,.{2 if verdicts.cost_usd >= 1 else 4}f}"
-    )
     most = "at most " if verdicts.at_most else ""
-    return f"judge {model}: {most}{verdicts.calls:,} calls, {verdicts.tokens:,.0f} tokens, {cost}"
+    return f"judge {model}: {most}{verdicts.calls:,} calls, {verdicts.tokens:,.0f} tokens, {_usd(verdicts.cost_usd)}"
+
+
+def _usd(cost: float | None) -> str:
+    return "price not known" if cost is None else f"${cost:,.{2 if cost >= 1 else 4}f}"

@@ -29,7 +29,7 @@ from emray.generate.engine import EngineConfig, EngineName, Served, choose_engin
 from emray.generate.operator import Generator, Ledger, as_table
 from emray.model.weights import hosted_name
 from emray.progress import Advance
-from emray.records import Answerer, GenerationTask, Rendering, Weights
+from emray.records import Answerer, GenerationTask, Rendering
 from emray.spec import GenerateSpec, ResourcesSpec
 from emray.store import Store
 
@@ -215,15 +215,11 @@ def _served(tasks: Sequence[GenerationTask], *, spec: GenerateSpec, store: Store
     first, access = tasks[0], Access.read(spec.endpoint, base_url=spec.endpoint.base_url)
     alone = (task.weights.served_as for task in tasks if task.weights.answerer != Answerer.ADAPTER)
     base = next(alone, hosted_name(first.weights.location) or first.cell.model)
-    adapted = {task.cell.key: task.weights for task in tasks if task.weights.answerer == Answerer.ADAPTER}
-    adapters = {key: _name_there(key, weights, store) for key, weights in adapted.items()}
+    adapters = {task.cell.key: task.weights.served_as for task in tasks if task.weights.answerer == Answerer.ADAPTER}
+    if adapters and hosted_name(first.weights.location):  # the service has named what it tuned
+        records = store.adapter_records()
+        adapters = {key: records[key].served_as or "" for key in adapters}
     return Served(spec.endpoint, access, base, adapters, store.root)
-
-
-def _name_there(key: str, weights: Weights, store: Store) -> str:
-    """As planned; what a service has tuned it has named itself."""
-    record = store.adapter_record(key) if hosted_name(weights.location) else None
-    return (record and record.served_as) or weights.served_as
 
 
 def _default_engines(resources: ResourcesSpec, hardware: Hardware) -> int:

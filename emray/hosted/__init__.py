@@ -4,6 +4,7 @@
     job_service.py    the service's files and jobs
     job_notes.py      a job as the run folder knows it while it is under way
     job_ends.py       what became of a job, as a cell's record has it
+    bill.py           what jobs will cost
     example_file.py   training rows as the file that is uploaded
 
 Not for answers (generate/ asks the endpoint for the name that a cell's record has). The invariant: one paid job a cell,

@@ -3,6 +3,7 @@
 Not for the numbers. Invariant: every sentence is made from counts of this study, none is boilerplate that holds always.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from emray.store import AdapterRecord
 
 _SEEDS_FOR_SIGN_FLIP = 6  # below, the smallest exact two-sided p is 2 / 2^5 = 0.0625
 _MANY_UNPARSED = 0.02
+_MOST_REASONS, _LONGEST_REASON = 3, 160  # of failed finetunes, and the characters of one
 
 # What `python -m benchmarks.coverage` found for adaptive studies; docs/method.md 6.6 has the table.
 _STOPPING_SIMULATED = "3 to 10 seeds of 300 answers and 5 points"
@@ -64,6 +66,7 @@ def caveats(reduced: Reduced) -> list[str]:
     return [
         *_about_seeds(reduced.estimates),
         *_about_missing(counts, reduced.funnels, reduced.tally),
+        *_about_failures(study, reduced.records),
         *_about_rule(study),
         *_about_effects(reduced.claims),
         *_about_equal_runs(reduced.claims),
@@ -159,6 +162,16 @@ def _about_missing(counts: Counts, funnels: Mapping[Place, Funnel], tally: Answe
         yield f"{unparsed / generated:.1%} of alignment replies held no readable score: left out, not counted as 0."
     if tally.num_superseded:
         yield f"{tally.num_superseded} stored verdicts of an earlier judge or rubric are not used here."
+
+
+def _about_failures(study: Study, records: Mapping[str, AdapterRecord]) -> Iterator[str]:
+    """Why finetunes failed, the commonest reasons first."""
+    failed = [records[cell.key] for cell in study.cells if cell.key in records and not records[cell.key].trained]
+    reasons = Counter(" ".join(str(record.details.get("error") or "no reason").split()) for record in failed)
+    told = [f"{reason[:_LONGEST_REASON]} ({count})" for reason, count in reasons.most_common(_MOST_REASONS)]
+    if told:
+        more = f"; and {len(reasons) - len(told)} more reasons" if len(reasons) > len(told) else ""
+        yield f"Why finetunes failed (how many): {'; '.join(told)}{more}."
 
 
 def _about_rule(study: Study) -> Iterator[str]:

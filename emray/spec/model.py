@@ -25,7 +25,7 @@ class ModelSpec(Section):
     """A base model: a hub id, a folder, `toy`, or one that a service has."""
 
     shorthand = "path"
-    path: str = Field(description="hub id (org/name), local folder, toy, or hosted:NAME")
+    path: str = Field("", description="hub id (org/name), local folder, toy, or hosted:NAME; or give hosted")
     hosted: str | None = Field(
         None, min_length=1, exclude=True, description="in place of path: a model that a service answers and finetunes"
     )
@@ -71,6 +71,8 @@ class ModelSpec(Section):
             if "path" in fields:
                 raise ValueError("a model has a path, or is hosted; give one of them")
             fields["path"] = HOSTED + fields["hosted"]
+        if isinstance(fields, dict) and not fields.get("path"):
+            raise ValueError("a model has a path, or is hosted; give one of them")
         if isinstance(fields, dict) and not fields.get("name") and isinstance(fields.get("path"), str):
             fields["name"] = fields["path"].removeprefix(HOSTED).rstrip("/").rsplit("/", 1)[-1]
         return fields

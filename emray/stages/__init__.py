@@ -12,6 +12,6 @@ nothing else, so that running one again is always safe.
 
 from emray.stages.run import Run
 from emray.stages.services import Services
-from emray.stages.work import Generation, Judging, Probing, Stage, Training
+from emray.stages.work import Generation, Judging, Probing, Stage, Training, is_trained_here
 
-__all__ = ["Generation", "Judging", "Probing", "Run", "Services", "Stage", "Training"]
+__all__ = ["Generation", "Judging", "Probing", "Run", "Services", "Stage", "Training", "is_trained_here"]

@@ -1,7 +1,7 @@
 """Adapters whose weights are gone: which of them are needed again.
 
-Not for training them. The invariant: a cell whose answers and measurements are all there is done, with or without its
-weights; weights that something still asks for are trained again.
+Not for training them, nor for weights that a service keeps. The invariant: a cell whose answers and measurements are
+all there is done, with or without its weights; weights that something still asks for are trained again.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from emray.store import Kind, Store
 
 def lost_cells(plan: Plan, store: Store) -> frozenset[str]:
     """Keys of cells that were trained, whose weights are not there, and of which something is still wanted."""
-    trained = {key for key, record in store.adapter_records().items() if record.trained} & set(_trained_keys(plan))
+    here = {key for key, record in store.adapter_records().items() if record.trained and record.served_as is None}
+    trained = here & set(_trained_keys(plan))
     gone = trained - store.adapters_with_weights() if trained else trained
     if not gone:
         return frozenset()
