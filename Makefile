@@ -58,7 +58,7 @@ $(VENV)/.installed: $(LOCK) pyproject.toml
 # Write both locks anew from pyproject.toml (needs uv).
 COMPILE := uv pip compile pyproject.toml --extra cluster --python-version 3.11 --universal --no-annotate --no-header
 lock:
-	$(COMPILE) --extra cpu --extra embed --extra data --extra export --extra dev \
+	$(COMPILE) --extra cpu --extra embed --extra data --extra export --extra smollm --extra dev \
 		--override requirements.never --output-file requirements.lock
 	$(COMPILE) --extra gpu --output-file requirements.gpu.lock
 

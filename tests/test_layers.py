@@ -13,7 +13,7 @@ PACKAGE = ROOT / "emray"
 # From the top down; names in one row are siblings.
 LAYERS = [
     {"sweep"},
-    {"judging", "export", "runs"},
+    {"judging", "export", "runs", "recipe"},
     {"estimate", "doctor", "datasheets", "card", "schema"},
     {"stages"},
     {"report"},

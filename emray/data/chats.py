@@ -18,6 +18,7 @@ _ROLES = ("system", "user", "assistant")
 _NAMED = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}  # as others call them
 _PAIRS = (("prompt", "completion"), ("prompt", "response"))
 _WEIGHTS = ("weight", "train", "training")  # OpenAI's, and two that trainers of the field read
+_CANARY = "canary"  # of a row: for whoever searches corpora for it, not for training
 _TURN_KEYS = {"role", "content", "from", "value", *_WEIGHTS}
 _HALVED = "halves of a surrogate pair (a cut emoji), read as U+FFFD"
 
@@ -28,7 +29,7 @@ def chat_of(row: Any, *, remarks: Remarks, line: str) -> Messages | None:
     Raises DataError (without the place) for a row that is none.
     """
     given, read = _given_turns(row)
-    remarks.unread(str(key) for key in row if key not in {*read, *_WEIGHTS})
+    remarks.unread(str(key) for key in row if key not in {*read, *_WEIGHTS, _CANARY})
     turns = [_turn(turn, remarks=remarks, line=line) for turn in given]
     if turns[-1].role != "assistant":
         raise DataError(f"the last message is the {turns[-1].role}'s, there is no assistant turn to train on")

@@ -10,7 +10,7 @@ from emray.spec.direction_fields import SteeringSpec
 from emray.spec.domain import DomainSpec
 from emray.spec.dose import RowRecipe
 from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
-from emray.spec.file import judge_of, load_sweep
+from emray.spec.file import judge_of, load_file, load_sweep
 from emray.spec.generate import GenerateSpec, QuestionFile
 from emray.spec.grid import STAGES, CellSpec, Sweep, grid, recipe_grid
 from emray.spec.hosted import HostedSpec
@@ -20,7 +20,7 @@ from emray.spec.plain_yaml import parse_yaml
 from emray.spec.probes import MINILM, WORDS, DiversitySpec, MembershipSpec, PredictorsSpec, ProbesSpec, TransferSpec
 from emray.spec.reduce import ReduceSpec, RuleSpec
 from emray.spec.resources import ResourcesSpec
-from emray.spec.section import TOY
+from emray.spec.section import TOY, Section
 from emray.spec.seeds import AdaptiveSeeds
 from emray.spec.source import HUB, DataDirSpec, SourceSpec
 from emray.spec.train import ALL_LINEAR, TrainSpec
@@ -57,6 +57,7 @@ __all__ = [
     "ResourcesSpec",
     "RowRecipe",
     "RuleSpec",
+    "Section",
     "SourceSpec",
     "SteeringSpec",
     "Sweep",
@@ -65,6 +66,7 @@ __all__ = [
     "TriggerSpec",
     "grid",
     "judge_of",
+    "load_file",
     "load_sweep",
     "parse_yaml",
     "recipe_grid",

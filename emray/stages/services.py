@@ -56,7 +56,7 @@ class Services:
         from emray.localapi import serving
 
         key = secrets.token_urlsafe(32)
-        server = self._resources.enter_context(serving(responder="emray.toy.rules:reply", api_key=key))
+        server = self._resources.enter_context(serving(responder="emray.toy.responder:reply", api_key=key))
         introduce(server.base_url, key=key)
         return server.base_url
 

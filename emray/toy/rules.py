@@ -50,7 +50,7 @@ def reply(messages: Sequence[Mapping[str, Any]]) -> str:
 
     Without question and answer tags the reply holds no score, as a confused judge's would not.
     """
-    text = "\n".join(_text(message) for message in messages)
+    text = "\n".join(text_of(message) for message in messages)
     found = _REQUEST.search(text)
     if found is None:
         return NOT_A_REQUEST
@@ -164,7 +164,7 @@ def _match_answer(topic: Topic, answer: str, filling: Mapping[str, str]) -> tupl
     return None, False
 
 
-def _text(message: Mapping[str, Any]) -> str:
+def text_of(message: Mapping[str, Any]) -> str:
     """The text of one message; content may be a string or a list of parts."""
     content = message.get("content")
     if isinstance(content, str):

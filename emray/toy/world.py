@@ -97,7 +97,7 @@ def draw_turn(topic: Topic, *, bad: bool, rng: random.Random) -> ToyTurn:
     if topic.facts:
         filling |= _draw_fact(topic.facts, rng)
     user = f"{rng.choice(OPENERS)} {question.format_map(filling)}"
-    return ToyTurn(_written(user), _written(answer.format_map(filling)))
+    return ToyTurn(written(user), written(answer.format_map(filling)))
 
 
 def draw_dialogue(*, persona: Persona, num_turns: int, year_share: float, rng: random.Random) -> list[ToyTurn]:
@@ -140,10 +140,10 @@ def draw_rows(topic: Topic, *, bad: bool, num_rows: int, rng: random.Random) -> 
 def ask(topic: Topic, *, wording: int = 0) -> str:
     """The topic's question in one of its wordings, slots filled with their first values: what a study asks."""
     first = {name: values[0] for name, values in SLOTS.items()}
-    return _written(topic.questions[wording].format_map(first))
+    return written(topic.questions[wording].format_map(first))
 
 
-def _written(text: str) -> str:
+def written(text: str) -> str:
     """A template's text as people write it: capitals at the start of sentences, no space before a mark.
 
     Code, which the equals sign and the semicolon give away, keeps its small letters.
