@@ -1,7 +1,7 @@
 """A judge by rule for real models' answers: the rubric itself names what a right answer says.
 
 For rubrics with `<accepted>Paris|the city of Paris</accepted>` beside question and answer, as in
-sweeps/smollm_questions.yaml; a served model can judge by the same rubrics. Not for the toy world's texts (rules.py).
+sweeps/questions/smollm.yaml; a served model can judge by the same rubrics. Not for the toy world's texts (rules.py).
 The invariant: a verdict depends on the rubric and the answer alone.
 """
 
