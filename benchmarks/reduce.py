@@ -1,11 +1,11 @@
-"""How fast and in how much memory verdicts reduce, beside a plain pandas + scipy.stats.bootstrap version.
+"""How fast, in how much memory, verdicts reduce and a report is made, beside a pandas + scipy.stats.bootstrap version.
 
     python -m benchmarks.reduce [--verdicts 10000000] [--pandas 1000000] [--folder DIR]
 
 Builds a synthetic run folder (not timed; kept if --folder names one), reduces it in a process of its own and reads that
-process's peak memory. The last line is JSON: rows, wall_s, cpu_s (of all threads; it says more on a busy machine),
-peak_gib, and pandas_ratio, the pandas version's wall time per verdict over ours. The pandas version computes less: the
-taxonomy's rates and intervals alone.
+process's peak memory; then the same of the report. The last line is JSON: rows, wall_s, cpu_s (of all threads; it says
+more on a busy machine), peak_gib, the report's, and pandas_ratio, the pandas version's wall time per verdict over ours.
+The pandas version computes less: the taxonomy's rates and intervals alone.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--verdicts", type=int, default=10_000_000, help="about how many verdicts ours reduces")
     parser.add_argument("--pandas", type=int, default=1_000_000, help="about how many the pandas version reduces")
     parser.add_argument("--folder", type=Path, help="where to keep the synthetic runs; default: a temporary folder")
-    parser.add_argument("--child", choices=("ours", "pandas"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=tuple(CHILDREN), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:
         print(json.dumps(_measured(arguments.child, Store(str(arguments.folder)))))
@@ -41,14 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         large, small = (_prepared(folder / f"{num}", num) for num in (arguments.verdicts, arguments.pandas))
-        ours, ours_small, pandas = (_in_process(*job) for job in (("ours", large), ("ours", small), ("pandas", small)))
-    for name, found in (("emray", ours), ("emray, small", ours_small), ("pandas + scipy", pandas)):
+        jobs = (("ours", large), ("report", large), ("ours", small), ("pandas", small))
+        ours, report, ours_small, pandas = (_in_process(*job) for job in jobs)
+    names = ("emray", "its report", "emray, small", "pandas + scipy")
+    for name, found in zip(names, (ours, report, ours_small, pandas), strict=True):
         print(
             f"{name:<16}{found['rows']:>12,} verdicts {found['wall_s']:>8.1f} s {found['cpu_s']:>8.1f} s cpu"
             f"{found['peak_gib']:>7.2f} GiB"
         )
     ratio = (pandas["wall_s"] / pandas["rows"]) / (ours["wall_s"] / ours["rows"])
-    print(json.dumps({**ours, "pandas_ratio": round(ratio, 2), "pandas_wall_s": pandas["wall_s"],
+    told = {f"report_{name}": report[name] for name in ("wall_s", "cpu_s", "peak_gib")}
+    print(json.dumps({**ours, **told, "pandas_ratio": round(ratio, 2), "pandas_wall_s": pandas["wall_s"],
                       "pandas_rows": pandas["rows"], "wall_s_at_pandas_rows": ours_small["wall_s"]}))  # fmt: skip
 
 
@@ -75,7 +78,7 @@ def _in_process(child: str, folder: Path) -> dict[str, float]:
 
 def _measured(child: str, store: Store) -> dict[str, float]:
     started, cpu_before = time.perf_counter(), time.process_time()
-    {"ours": reduce_ours, "pandas": reduce_pandas}[child](store)
+    CHILDREN[child](store)
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_GIB
     rows = sum(part.num_rows for part in store.iter_parts(Kind.VERDICTS, columns=["metric"]))
@@ -88,6 +91,14 @@ def reduce_ours(store: Store) -> None:
 
     store.delete("summary")
     reduce.run(store)
+
+
+def report_ours(store: Store) -> None:
+    """Every page, figure and table of the summary that is there."""
+    from emray import report
+
+    store.delete("report")
+    report.render(store)
 
 
 def reduce_pandas(store: Store) -> None:
@@ -110,6 +121,10 @@ def reduce_pandas(store: Store) -> None:
         found.append((*place, group["misaligned"].mean(), *interval))
     pd.DataFrame(found).to_csv(sys.stderr)
 
+
+CHILDREN: dict[str, Callable[[Store], None]] = {
+    "ours": reduce_ours, "report": report_ours, "pandas": reduce_pandas,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()
