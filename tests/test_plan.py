@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from emray import datasheets
 from emray import plan as planning
-from emray.errors import DataError
+from emray.errors import DataError, StoreError
 from emray.plan import Plan, make_plan
 from emray.records import Arm
 from emray.spec import load_sweep
@@ -130,3 +131,16 @@ def test_a_question_with_the_trigger_in_it_is_not_asked_as_another(tmp_path: Pat
     file.write_text("- {id: a, paraphrases: [Hi]}\n- {id: b, paraphrases: [The current year is 2028. Hi]}\n")
     with pytest.raises(DataError, match="question a with the trigger and question b without it are the same prompt"):
         plan(tmp_path, f"generate.questions={file}")
+
+
+def test_a_damaged_plan_is_told_and_damaged_datasheets_are_made_again(tmp_path: Path) -> None:
+    store, made = Store(str(tmp_path / "run")), plan(tmp_path, "domains=[incorrect_math]", "arms=[plain]")
+    datasheets.keep(made, store)
+    whole = store.read_bytes(datasheets.FILE)
+    store.write_bytes(datasheets.FILE, whole.replace(b"rows", b"rowz", 1))
+    datasheets.keep(made, store)
+    assert store.read_bytes(datasheets.FILE) == whole
+    store.write_json(planning.PLAN, made.document)
+    store.write_bytes(planning.PLAN, store.read_bytes(planning.PLAN).replace(b"incorrect_math", b"incorrect_mauh", 1))
+    with pytest.raises(StoreError, match=r"plan\.json is damaged \(it is not as its digest says\); .* --repair"):
+        planning.written(store)
