@@ -46,6 +46,7 @@ LIMIT_S = 300.0  # for a command to end, whatever was done to it
 LONGEST_DELAY_S = {"train": 1.5, "generate": 3.0, "judge": 1.0}  # into a stage's work: about as long as it lasts
 LEAVE_S = 150.0  # Ray's raylet waits a minute for a control store that is gone, its agents for the raylet
 TOLD = {DISK: "No space left on device", REFUSED: "cannot write to s3://"}  # by a command that ends with exit code 1
+RAYS_RECORD = "\tERROR "  # as Ray Data's console has it; a command has its own last line
 MOST_COMMANDS = 6  # of a round
 
 
@@ -174,8 +175,9 @@ class _Play:
         self._earlier.append(results(self._store))
         said = log.read_text()
         self._busy = NOT_STARTED in said
-        if "Traceback" in said:
-            self._round.wrong.append(f"a traceback in {log}")
+        for unwanted, name in {"Traceback": "a traceback", RAYS_RECORD: "a record of Ray's own"}.items():
+            if unwanted in said:
+                self._round.wrong.append(f"{name} in {log}")
         for fault, _ in self._struck[struck:]:
             if code == 1 and TOLD.get(fault.kind, "") not in said:
                 self._round.wrong.append(f"a {fault.kind} is not told in {log}")
