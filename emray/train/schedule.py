@@ -140,20 +140,28 @@ class _Names:
 
 
 class _Withdrawal(FIFOScheduler):
-    """First come, first served; a retry that waits for another node goes back to the queue when there is none left."""
+    """First come, first served; a retry that waits for another node goes back to the queue when there is none left.
+
+    It keeps the trials that wait: Tune's own looks through all there ever were, at every event.
+    """
 
     def __init__(self, nodes: Callable[[], Collection[str]]) -> None:
         super().__init__()
         self._nodes, self._looked_s = nodes, time.monotonic()
+        self._waiting: list[Trial] = []
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        self._waiting.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        picky = [t for t in tune_controller.get_trials() if t.status == Trial.PENDING and t.config["avoid"]]
+        self._waiting = [trial for trial in self._waiting if trial.status == Trial.PENDING]
+        picky = [trial for trial in self._waiting if trial.config["avoid"]]
         if picky and time.monotonic() - self._looked_s > LOOK_EVERY_S:
             self._looked_s, alive = time.monotonic(), set(self._nodes())
             for trial in picky:
                 if not alive - set(trial.config["avoid"]):
                     tune_controller.stop_trial(trial)
-        return super().choose_trial_to_run(tune_controller)
+        return next((trial for trial in self._waiting if trial.status == Trial.PENDING), None)
 
 
 class _Outcomes(tune.Callback):
