@@ -34,12 +34,13 @@ BOOT = """
 set -e
 mount --bind {folder}/home /home; mount --bind {folder}/ssh /etc/ssh; mount --bind {folder}/passwd /etc/passwd
 mount -t tmpfs none /dev/shm; mkdir -p /run/sshd; hostname {name}; ip link set lo up
-exec 8< {code} 9< {python}
+exec 7> {folder}/up 8< {code} 9< {python}
 mount --bind {folder}/tmp /tmp
 for kept in 8:{code} 9:{python}; do
-    [ -d ${{kept#?:}} ] || {{ mkdir -p ${{kept#?:}}; mount --bind /proc/self/fd/${{kept%%:*}} ${{kept#?:}}; }}
+    [ -d ${{kept#?:}} ] || {{ mkdir -p ${{kept#?:}}; mount -c --bind /proc/self/fd/${{kept%%:*}} ${{kept#?:}}; }}
 done
-exec 8<&- 9<&-
+echo yes >&7
+exec 7>&- 8<&- 9<&-
 {service} &
 wait
 """
@@ -156,7 +157,7 @@ class Room:
         script = BOOT.format(folder=folder, name=f"node{number}", code=ROOT, python=sys.prefix, service=service)
         outer = subprocess.Popen(["unshare", *OWN, "--fork", "--kill-child", "--mount-proc", "bash", "-c", script])
         self._resources.callback(_end, outer)
-        return Machine(number, folder, _init_of(outer))
+        return Machine(number, folder, _init_of(outer, up=folder / "up"))
 
 
 def _ip(machine: Machine, words: str) -> None:
@@ -184,13 +185,13 @@ def _furnish(folder: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "ssh" / "host_key"], check=True)
 
 
-def _init_of(outer: subprocess.Popen[bytes]) -> psutil.Process:
-    """The first process inside."""
+def _init_of(outer: subprocess.Popen[bytes], *, up: Path) -> psutil.Process:
+    """The first process inside, once its disk is in place."""
     end_s = time.monotonic() + START_S
     while time.monotonic() < end_s:
         assert outer.poll() is None, "the machine did not start"
         inside = psutil.Process(outer.pid).children()
-        if inside and Path(f"/proc/{inside[0].pid}/ns/net").exists() and inside[0].name() == "bash":
+        if inside and up.exists() and up.read_text():
             return inside[0]
         time.sleep(0.02)
     raise TimeoutError("the machine did not start")
