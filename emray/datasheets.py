@@ -14,6 +14,7 @@ from emray.data import DataFile, Lengths, Setting, datasheets, rows_digest
 from emray.errors import DataError, StoreError
 from emray.model.chat import Chat
 from emray.model.weights import hosted_name, tokenizer_folder
+from emray.narrow import print_table
 from emray.plan import Plan
 from emray.records import TrainJob, key_of
 from emray.store import Store
@@ -53,12 +54,12 @@ def print_datasheets(document: Mapping[str, Any], console: Console) -> None:
     if not document["files"]:
         return
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    table.add_column("examples", max_width=31, no_wrap=True)
+    table.add_column("examples", max_width=31)
     for name in ("rows", "tokens", "most", "cut", "twice", "trigger", "shared", "asked"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for sheet in document["files"]:
         table.add_row(*_cells(sheet))
-    console.print(table)
+    print_table(table, console)
 
 
 def _cells(sheet: Mapping[str, Any]) -> Sequence[str]:

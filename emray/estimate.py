@@ -21,6 +21,7 @@ from emray.endpoint.prices import cost_usd, price_of
 from emray.hosted.bill import bills
 from emray.judge import JudgeTask
 from emray.model.facts import num_parameters
+from emray.narrow import print_table
 from emray.plan import Plan
 from emray.records import Arm, Cell, Place
 from emray.reduce.design import Forecast
@@ -33,6 +34,8 @@ _CHARACTERS_PER_TOKEN = 4.0  # the usual rule of thumb for English; corrected by
 _DEFAULT_HALF_WIDTH = 5.0  # points, for sweeps that do not name one
 _TOKENS_AROUND = 4.0  # of a message, beside its text
 _REPLY_TOKENS = 100.0  # a short reasoning and a score, where neither replies nor prices.yaml tell
+_FEW_ANSWERS = 100  # tell too little of how often answers repeat one another
+_FEW_DONE = 10  # pieces of work, whose time is mostly that of starting
 _MINUTE_S = 60.0
 
 
@@ -44,6 +47,7 @@ class StageEstimate(NamedTuple):
     planned: int
     missing: int
     seconds: float | None  # None: nothing to go by yet
+    num_duplicates: int = 0  # of the planned, those that need no work of their own: equal requests, replies kept
 
 
 class JudgeEstimate(NamedTuple):
@@ -53,7 +57,8 @@ class JudgeEstimate(NamedTuple):
     tokens: float
     cost_usd: float | None  # None: the model's price is not known
     seconds: float | None
-    at_most: bool = False  # nothing is known yet of how often answers repeat one another
+    at_most: bool = False  # little is known yet of how often answers repeat one another
+    num_verdicts: int = 0  # that these calls are for: answers that repeat one another share a call
 
 
 def print_estimate(plan: Plan, store: Store, console: Console, *, missing: Sequence[Missing] = ()) -> None:
@@ -64,16 +69,21 @@ def print_estimate(plan: Plan, store: Store, console: Console, *, missing: Seque
     for note in plan.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     console.print(_headline(plan), markup=False)
-    console.print(_cell_table(plan, records))
+    print_table(_cell_table(plan, records), console, num_names=3)
+    print_rest(plan, store, console)
+
+
+def print_rest(plan: Plan, store: Store, console: Console) -> None:
+    """What is planned and missing stage by stage, and what the missing takes."""
     answers = _generation(plan, store)
     verdicts = estimate_judging(plan, store)
     stages = [
         _training(plan, store),
         answers,
-        StageEstimate("judge", "calls", _planned_calls(plan), verdicts.calls, verdicts.seconds),
+        _judging(plan, verdicts),
         *_probing(plan, store),
     ]
-    console.print(_stage_table(stages))
+    print_table(_stage_table(stages), console)
     for line in _hosted_lines(plan, store):
         console.print(line, markup=False, soft_wrap=True)
     console.print(judge_line(plan.sweep.judge.model, verdicts), markup=False)
@@ -111,7 +121,8 @@ def _seed_lines(plan: Plan, store: Store) -> list[str]:
     for (_, domain, arm), forecast in widest.items():
         need = _need(forecast, points)
         told = "unknown, add some" if math.isinf(need) else f"{need:.0f}"
-        now = f"{forecast.num_seeds} (±{forecast.half_width * 100:.0f})"
+        width = "" if math.isnan(forecast.half_width) else f" (±{forecast.half_width * 100:.0f})"
+        now = f"{forecast.num_seeds}{width}"
         lines.append(f"  {domain:<24} {arm:<9} now {now:<9} needs {told}")
     return lines
 
@@ -130,11 +141,13 @@ def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
     are taken to repeat one another as those do, and where there are none yet, not at all: then it is an upper bound.
     """
     spec, stored = plan.sweep.judge, _stored_answers(store)
-    asked = {task.key: sum(len(message.content) for message in task.messages) for task in Judging(plan).missing(store)}
+    unjudged = Judging(plan).missing(store)
+    asked = {task.key: sum(len(message.content) for message in task.messages) for task in unjudged}
     for key in judge.journaled_keys(store):
         asked.pop(key, None)
     prompt, reply = _tokens_per_call(plan, store, stored)
-    unwritten = round(_answers_to_come(plan, store) * len(spec.metrics) * stored.share_distinct)
+    to_come = _answers_to_come(plan, store) * len(spec.metrics)
+    unwritten = round(to_come * stored.share_distinct)
     calls = len(asked) + unwritten
     prompts = sum(asked.values()) / _CHARACTERS_PER_TOKEN + len(asked) * _TOKENS_AROUND + unwritten * prompt
     by_batch = spec.mode == "batch"
@@ -143,8 +156,8 @@ def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
     rpm, tpm = (None, None) if by_batch else (spec.rpm, spec.tpm)  # batches do not count against these
     floors = [calls / rpm if rpm else 0.0, tokens / tpm if tpm else 0.0]
     seconds = max(floors) * _MINUTE_S if any(floors) else _seconds(store, "judge", calls)
-    bound = unwritten > 0 and not stored.num
-    return JudgeEstimate(calls, tokens, cost, 0.0 if calls == 0 else seconds, bound)
+    bound = unwritten > 0 and stored.num < _FEW_ANSWERS
+    return JudgeEstimate(calls, tokens, cost, 0.0 if calls == 0 else seconds, bound, len(unjudged) + to_come)
 
 
 def estimate_tasks(tasks: Iterable[JudgeTask], *, spec: JudgeSpec, paid: Set[str]) -> JudgeEstimate:
@@ -255,6 +268,11 @@ def _generation(plan: Plan, store: Store) -> StageEstimate:
     return StageEstimate("generate", "answers", planned, missing, _seconds(store, "generate", missing))
 
 
+def _judging(plan: Plan, verdicts: JudgeEstimate) -> StageEstimate:
+    planned, duplicates = _planned_calls(plan), verdicts.num_verdicts - verdicts.calls
+    return StageEstimate("judge", "calls", planned, verdicts.calls, verdicts.seconds, duplicates)
+
+
 def _probing(plan: Plan, store: Store) -> Iterator[StageEstimate]:
     """One line a probe: what it wants measured in all, and what of it has no rows."""
     there = store.keys(Kind.MEASUREMENTS)
@@ -298,25 +316,28 @@ def _seconds(store: Store, stage: str, missing: int) -> float | None:
         return 0.0
     entries = [entry for entry in store.stage_log() if stage in (entry["stage"], entry["details"].get("probe"))]
     done = sum(entry["details"].get("planned", 0) for entry in entries)
-    return sum(entry["wall_s"] for entry in entries) / done * missing if done else None
+    if done < min(missing, _FEW_DONE):  # mostly start-up
+        return None
+    return sum(entry["wall_s"] for entry in entries) / done * missing
 
 
 def _stage_table(stages: Sequence[StageEstimate]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
-    for name in ("planned", "cached", "missing"):
+    for name in ("planned", "cached", "duplicates", "missing"):
         table.add_column(name, justify="right")
     table.add_column("")
     table.add_column("time", justify="right")
     for stage in stages:
-        counts = (stage.planned, stage.planned - stage.missing, stage.missing)
+        cached = stage.planned - stage.missing - stage.num_duplicates
+        counts = (stage.planned, cached, stage.num_duplicates, stage.missing)
         table.add_row(stage.stage, *(f"{count:,}" for count in counts), stage.unit, _duration(stage.seconds))
     return table
 
 
 def _duration(seconds: float | None) -> str:
     if seconds is None:
-        return "unknown until some are done"
+        return "not known yet"
     if seconds < _MINUTE_S:
         return f"{seconds:.0f} s"
     return f"{seconds / _MINUTE_S:.0f} min" if seconds < 90 * _MINUTE_S else f"{seconds / 3600:.1f} h"

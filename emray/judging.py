@@ -21,7 +21,7 @@ from emray.records import GENERATION_SCHEMA, Metric, judge_key
 from emray.reduce.foreign import Reading, RunFolder, RunShape, account, read_unjudged, run_folder
 from emray.reduce.foreign.answers import ForeignAnswer
 from emray.reduce.study import load_study
-from emray.stages.fruitless import check_verdicts
+from emray.stages.fruitless import check_scored, check_verdicts
 from emray.store import Keys, Kind, Lease, Store
 
 _PLAN = "plan.json"
@@ -58,6 +58,7 @@ def judge_answers(answers: Answers, errand: Errand, *, out: str, dry_run: bool) 
         reduce.run(store)
         report.render(store)
     report.print_tables(store, errand.console)
+    check_scored(store)
     return {
         "answers": len(run.generations),
         "asked": num_asked,

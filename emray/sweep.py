@@ -24,12 +24,15 @@ from emray.ending import ended
 from emray.endpoint.listing import ending_note
 from emray.errors import SpecError
 from emray.judge.tasks import judges
+from emray.pilot import pilot_plan, run_pilot
 from emray.plan import Plan
 from emray.probes.steering import with_steering
 from emray.progress import Terminal, progress_lines
 from emray.records import Arm, Place
 from emray.spec import HOSTED, STAGES, TOY, EndpointSpec, Sweep, load_sweep
-from emray.stages import Run, Services
+from emray.stages import Ahead, Run, Services, check_keys, look_ahead
+from emray.stages.fruitless import check_scored
+from emray.stages.work import JUDGE
 from emray.store import Lease, Store
 
 _DEFAULT_SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "toy.yaml"
@@ -43,6 +46,8 @@ examples:
       one more seed a cell; all else is kept
   python -m emray.sweep sweeps/paper.yaml --dry-run
       cells, judge calls, tokens, cost, what is missing; touches nothing
+  python -m emray.sweep sweeps/paper.yaml --pilot
+      one cell, two prompts, end to end: prompts, answers, verdicts, cost
   python -m emray.sweep sweeps/paper.yaml --address auto
       on the cluster that `ray up cluster.yaml` started
 
@@ -77,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--until", choices=STAGES, default=STAGES[-1], metavar="STAGE", help=f"stop after {', '.join(STAGES)}"
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the plan, what is cached and missing, cost; stop")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="show the plan, what is cached and missing, cost; stop")
+    instead.add_argument("--pilot", action="store_true", help="do one cell, two prompts, one sample for real; show all")
     parser.add_argument("--address", metavar="ADDR", help="Ray cluster: auto, host:port (default: this machine alone)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
                         help="change a field of the sweep file, as in train.epochs=2 (repeatable)")  # fmt: skip
@@ -100,13 +107,24 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
     first = plan(planning.seeds_so_far(sweep, planning.written(store)))
     for note in (*_endings(sweep, today=date.today()), *first.notes):
         console.print(f"note: {note}", style="yellow", markup=False)
+    ahead = Ahead.of(first, store, until=arguments.until)
+    check_keys(ahead)
     with _only_sweep_in(store), ExitStack() as resources:
         for note in mend(store):
             console.print(f"note: {note}", style="yellow", markup=False)
         store.settle()  # what a killed run left in many parts
         services = Services(resources, store=store, address=arguments.address)
-        _run_until_enough(_Command(plan, arguments.until, store, services, console), first)
+        look_ahead(ahead, store, services, say=partial(_say_checked, console))
+        command = _Command(plan, arguments.until, store, services, console)
+        if arguments.pilot:
+            _pilot(command, first)
+        else:
+            _run_until_enough(command, first)
     return 0
+
+
+def _say_checked(console: Console, line: str) -> None:
+    console.print(f"checked: {line}", markup=False)
 
 
 def _endings(sweep: Sweep, *, today: date) -> Iterator[str]:
@@ -147,6 +165,13 @@ class _Command(NamedTuple):
     console: Console
 
 
+def _pilot(command: _Command, plan: Plan) -> None:
+    part = pilot_plan(plan)
+    with progress_lines(command.console) as lines:
+        run = Run(part, store=command.store, services=command.services, lines=lines, part_of=plan)
+        run_pilot(run, plan, command.console)
+
+
 def _run_until_enough(command: _Command, first: Plan) -> None:
     """Run the stages; while the reducer of an adaptive sweep asks for more seeds, plan them and run again."""
     plan, until, store, services, console = command
@@ -174,6 +199,8 @@ def _run_until_enough(command: _Command, first: Plan) -> None:
         from emray import report
 
         report.print_tables(store, console)
+    if until not in STAGES[: STAGES.index(JUDGE)]:
+        check_scored(store)
 
 
 def _seeds_to_add(store: Store) -> dict[Place, int]:

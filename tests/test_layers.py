@@ -13,7 +13,7 @@ PACKAGE = ROOT / "emray"
 # From the top down; names in one row are siblings.
 LAYERS = [
     {"sweep"},
-    {"judging", "export", "runs", "recipe"},
+    {"judging", "export", "runs", "recipe", "pilot"},
     {"estimate", "doctor", "datasheets", "card", "schema"},
     {"stages"},
     {"report"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"model"},
     {"stats", "data", "toy", "localapi", "endpoint"},
     {"context"},
-    {"progress", "cluster"},
+    {"progress", "cluster", "narrow"},
     {"ending"},
     {"store"},
     {"spec"},

@@ -11,7 +11,7 @@ from emray.plan import Plan, make_plan
 from emray.reduce.__main__ import main as reduce_command
 from emray.report.__main__ import main as report_command
 from emray.spec import load_sweep
-from emray.stages.fruitless import check_answers, check_cells, check_verdicts
+from emray.stages.fruitless import check_answers, check_cells, check_scored, check_verdicts
 from emray.store import Kind, Store
 from tests.commands import run, write_sweep
 
@@ -63,6 +63,26 @@ def test_verdicts_that_say_nothing_end_the_command(tmp_path: Path, outcomes: lis
     store.write_rows(Kind.VERDICTS, rows(Kind.VERDICTS, *replies))
     with nullcontext() if message is None else pytest.raises(StageError, match=message):
         check_verdicts(store)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "message"),
+    [
+        ([("aligned", "refusal"), ("aligned", "api_error"), ("coherent", "scored")],
+         r"the verdicts on aligned are 1 refusal, 1 api_error \(one reply: hm\); see the report"),
+        ([("coherent", "irrelevant")], "the verdicts on coherent are 1 irrelevant"),
+        ([("aligned", "refusal"), ("aligned", "scored")], None),
+        ([], "none in .* was judged; see judge.share"),
+    ],
+)  # fmt: skip
+def test_a_study_without_one_score_does_not_end_well(
+    tmp_path: Path, outcomes: list[tuple[str, str]], message: str | None
+) -> None:
+    store = Store(str(tmp_path))
+    verdicts = [{"metric": metric, "outcome": outcome, "reply": "hm"} for metric, outcome in outcomes]
+    store.write_rows(Kind.VERDICTS, rows(Kind.VERDICTS, *verdicts))
+    with nullcontext() if message is None else pytest.raises(StageError, match=message):
+        check_scored(store)
 
 
 def planned(folder: Path, **changes: object) -> Plan:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from emray.endpoint.access import Access
-from emray.endpoint.reply import Answer, FollowUp, Request
+from emray.endpoint.reply import Answer, FollowUp, Request, Useless
 from emray.spec import EndpointSpec
 
 
@@ -48,7 +48,8 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms: what may be spent, and what is asked after a reply."""
+    """On what terms: what may be spent, what is asked after a reply, and what makes answers not worth their price."""
 
     budget_usd: float | None = None
     follow_up: FollowUp | None = None
+    useless: Useless | None = None  # when the first MOST_ALIKE answers are all of no use, online asking stops

@@ -59,5 +59,7 @@ class Answer(NamedTuple):
     filtered: bool = False  # no reply, since a filter of the endpoint's took the request or the reply for harmful
 
 
+# What makes an answer useless to whoever asked, as one line; None where it is of use, or where that cannot be told.
+Useless = Callable[[Request, Answer], str | None]
 # What to ask once a first reply is there, under a key of its own; None for nothing.
 FollowUp = Callable[[Request, Reply], Request | None]

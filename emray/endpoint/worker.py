@@ -19,7 +19,8 @@ from emray.endpoint.kept import KeptReplies
 from emray.endpoint.open_files import make_room
 from emray.endpoint.pacing import Pacer
 from emray.endpoint.ports import LimiterPort
-from emray.endpoint.reply import Answer, Reply, Request
+from emray.endpoint.refusals import MOST_ALIKE
+from emray.endpoint.reply import Answer, Reply, Request, Useless
 from emray.errors import StageError
 from emray.spec import EndpointSpec
 from emray.store import Store
@@ -46,6 +47,7 @@ class Worker:
         terms = terms or Terms()
         make_room(endpoint.spec.max_in_flight)
         self._endpoint, self._follow_up = endpoint, terms.follow_up
+        self._first = _FirstAnswers(terms.useless)
         self._failed: StageError | None = None
         self._journal = Journal(store)
         self._kept = KeptReplies(store, wanted=wanted)
@@ -112,7 +114,13 @@ class Worker:
         return [task.result() for task in tasks]
 
     async def _answer(self, request: Request) -> Answer:
-        """The answer to a request, with that to its follow-up where the first reply calls for one."""
+        """The answer to a request. Raises StageError when the first ones are all of no use."""
+        answer = await self._whole_answer(request)
+        self._first.look_at(request, answer)
+        return answer
+
+    async def _whole_answer(self, request: Request) -> Answer:
+        """With the reply to its follow-up where the first one calls for one."""
         first = await self._reply(request)
         follow_up = self._follow_up(request, first.replies[0]) if first.replies and self._follow_up else None
         if follow_up is None:
@@ -154,6 +162,24 @@ class Worker:
 
     def _on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+class _FirstAnswers:
+    """Whether it is worth going on: MOST_ALIKE paid answers of no use, and none yet that is of any, say no."""
+
+    def __init__(self, useless: Useless | None) -> None:
+        self._useless, self._num_useless = useless, 0
+
+    def look_at(self, request: Request, answer: Answer) -> None:
+        if self._useless is None or not answer.replies:
+            return
+        complaint = self._useless(request, answer)
+        if complaint is None:
+            self._useless = None  # one is enough
+            return
+        self._num_useless += bool(answer.paid)
+        if self._num_useless >= MOST_ALIKE:
+            raise StageError(f"the first {self._num_useless} replies are all of no use: {complaint}")
 
 
 def batches_at_once(spec: EndpointSpec) -> int:

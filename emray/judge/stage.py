@@ -24,7 +24,7 @@ from emray.endpoint.prices import price_of
 from emray.endpoint.waits import telling
 from emray.endpoint.worker import BATCH, Worker, batches_at_once
 from emray.errors import SpecError, StageError
-from emray.judge.tasks import AGAIN, JudgeTask, follow_up, judges
+from emray.judge.tasks import AGAIN, JudgeTask, follow_up, judges, useless
 from emray.judge.verdicts import (
     BatchResult,
     Judge,
@@ -86,7 +86,7 @@ class _JudgeTurn:
     def _asking(self) -> Asking:
         """Whoever answers; opened when there is something to ask."""
         warm_up()
-        terms = Terms(_budget_usd(self._spec, self._store), follow_up(self._spec))
+        terms = Terms(_budget_usd(self._spec, self._store), follow_up(self._spec), useless)
         if self._spec.mode == "replay":
             return Replay(self._store, follow_up=terms.follow_up)
         if self._spec.mode == "batch":

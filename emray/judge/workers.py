@@ -20,7 +20,7 @@ from emray.endpoint.journal import compact
 from emray.endpoint.pool import Owners
 from emray.endpoint.worker import batches_at_once
 from emray.errors import EmrayError, EndpointUnreachable, StageError, StoreError
-from emray.judge.tasks import follow_up, tasks_of
+from emray.judge.tasks import follow_up, tasks_of, useless
 from emray.judge.verdicts import (
     BatchResult,
     Judge,
@@ -85,7 +85,7 @@ class JudgePool:
             Endpoint.at(base_url, spec=spec, model=spec.model),
             store=context.store,
             num_workers=context.resources.judge_workers,
-            terms=Terms(budget_usd, follow_up(spec)),
+            terms=Terms(budget_usd, follow_up(spec), useless),
         )
 
     def attach(self, tables: "ray.data.Dataset") -> "ray.data.Dataset":

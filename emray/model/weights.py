@@ -21,7 +21,8 @@ from emray.spec import HOSTED, ModelSpec
 
 # Everything that changes what a model answers; other files (README, .git) do not.
 _DEFINING = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")
-_HOLD_WEIGHTS = (".safetensors", ".bin")
+_WEIGHTS = ".safetensors"
+_HOLD_WEIGHTS = (_WEIGHTS, ".bin")
 _CHUNK = 1 << 22
 # For whatever of transformers opens a model. It would else ask on the terminal whether to run code that the model
 # brings, and read weights that run code when they are read.
@@ -126,6 +127,27 @@ def is_here(location: str) -> bool:
     except DataError:
         return False
     return True
+
+
+def bytes_to_fetch(location: str) -> int:
+    """Size of a hub model's weights. Raises DataError where they cannot be had."""
+    name, revision = split_location(location)
+    if revision is None:
+        raise DataError(f"model {location} does not load: its folder holds no weights (*.safetensors)")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        files = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=20, token=hub_token()).siblings
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise DataError(
+            f"the weights of model {name} are not on this machine, and the hub is out of reach "
+            f"({type(error).__name__}); fetch them where it is: hf download {name} --revision {revision}"
+        ) from None
+    sizes = [file.size or 0 for file in files or () if file.rfilename.endswith(_WEIGHTS)]
+    if not sizes:
+        raise DataError(f"model {name} has no safetensors at {revision}; only these are loaded")
+    return sum(sizes)
 
 
 def _folder_of(location: str, *, only: list[str] | None, online: bool) -> str:

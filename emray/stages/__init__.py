@@ -3,6 +3,7 @@
     work.py       what a stage misses, and doing it
     lost.py       adapters whose weights are gone, and needed again
     run.py        their order, waves, and judging as answers come
+    ahead.py      what can be known before anything trains or is paid for
     fruitless.py  whether a stage left anything to go on with
     services.py   Ray and the judges that a sweep serves itself
 
@@ -10,8 +11,12 @@ Not for the command line (sweep.py) or for the work itself. The invariant: each 
 nothing else, so that running one again is always safe.
 """
 
+from emray.stages.ahead import Ahead, check_keys, look_ahead
 from emray.stages.run import Run
 from emray.stages.services import Services
 from emray.stages.work import Generation, Judging, Probing, Stage, Training, is_trained_here
 
-__all__ = ["Generation", "Judging", "Probing", "Run", "Services", "Stage", "Training", "is_trained_here"]
+__all__ = [
+    "Ahead", "Generation", "Judging", "Probing", "Run", "Services", "Stage", "Training", "check_keys",
+    "is_trained_here", "look_ahead",
+]  # fmt: skip

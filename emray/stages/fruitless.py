@@ -5,6 +5,7 @@ failed ends the command with the cause, whether it failed just now or in an earl
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from emray.errors import StageError
 from emray.plan import Plan
-from emray.records import Outcome
+from emray.records import Metric, Outcome
 from emray.store import AdapterRecord, Kind, Store
 
 _NO_VERDICT = pa.array([str(one) for one in (Outcome.API_ERROR, Outcome.UNPARSED, Outcome.TRUNCATED)])
@@ -59,6 +60,26 @@ def check_verdicts(store: Store, *, again: str = _AGAIN) -> None:
         raise StageError(
             f"no reply of the judge could be read, {count:,} verdicts are {outcome} (one reply: {_short(reply)}); "
             "change judge.model, judge.max_tokens or the rubric, and run again"
+        )
+
+
+def check_scored(store: Store) -> None:
+    """Raises StageError for a study in which no answer has a score: its tables stand, and say nothing."""
+    found: dict[str, Counter[str]] = {}
+    reply = None
+    for part in store.iter_parts(Kind.VERDICTS, columns=["metric", "outcome", "reply"]):
+        for group in part.group_by(["metric", "outcome"]).aggregate([([], "count_all")]).to_pylist():
+            found.setdefault(group["metric"], Counter())[group["outcome"]] += group["count_all"]
+        reply = reply or part["reply"][0].as_py()
+    metric = str(Metric.ALIGNED) if str(Metric.ALIGNED) in found else next(iter(found), None)
+    if metric is None:
+        raise StageError(f"no answer has a score: none in {store.root} was judged; see judge.share, and run again")
+    outcomes = found[metric]
+    if not outcomes[Outcome.SCORED]:
+        told = ", ".join(f"{number:,} {outcome}" for outcome, number in outcomes.most_common())
+        raise StageError(
+            f"no answer has a score: the verdicts on {metric} are {told} (one reply: {_short(reply)}); "
+            "see the report, change judge.model or the rubric, and run again"
         )
 
 

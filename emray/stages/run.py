@@ -47,8 +47,12 @@ from emray.store import Kind, Store
 class Run:
     """The stages of one plan. Each method does what is missing and says whether that was anything."""
 
-    def __init__(self, plan: Plan, *, store: Store, services: Services, lines: ProgressLines) -> None:
+    def __init__(
+        self, plan: Plan, *, store: Store, services: Services, lines: ProgressLines, part_of: Plan | None = None
+    ) -> None:
+        """`part_of`: the plan that plan.json is to hold, where this is a part of one."""
         self.plan = plan
+        self._whole = part_of or plan
         self.sweep: Sweep = plan.sweep
         self.store = store
         self.services = services
@@ -98,8 +102,8 @@ class Run:
 
     def _write_plan(self) -> None:
         earlier, answered = planning.written(self.store), bool(self.store.part_sizes(Kind.GENERATIONS))
-        document = planning.dated(self.plan.document, earlier=earlier, now_s=time.time(), answered=answered)
-        document["measurements"] = [vars(one) for stage in self.probing for one in stage.probe.measurements()]
+        document = planning.dated(self._whole.document, earlier=earlier, now_s=time.time(), answered=answered)
+        document["measurements"] = [vars(one) for probe in probes.of_plan(self._whole) for one in probe.measurements()]
         if document != earlier:
             self.store.write_json(PLAN, document)
 

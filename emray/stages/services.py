@@ -27,6 +27,11 @@ class Services:
         self._vllm_judge: str | None = None
         self._hardware: Hardware | None = None
 
+    @property
+    def here(self) -> bool:
+        """Whether this machine alone does the work."""
+        return self._address is None
+
     def start_ray(self) -> None:
         """Connect to Ray, once. Raises SpecError when a node of the cluster does not see the run folder."""
         if not self._ray_runs:
