@@ -58,8 +58,8 @@ class Asker:
         self._record = _Record()
         self._complaint = ""  # the endpoint's last, while nothing was served since
 
-    async def ask(self, request: Request) -> Answer:
-        """Ask until there is an answer.
+    async def ask(self, request: Request, *, first: bool = False) -> Answer:
+        """Ask until there is an answer; with `first`, before those that wait for their turn.
 
         Raises EndpointUnreachable when nothing answers, StageError when no request would fare better.
         """
@@ -67,7 +67,7 @@ class Asker:
         self._under_way += 1
         try:
             while True:
-                result = await self._attempt(request, case.attempts, retried=case.retried)
+                result = await self._attempt(request, case.attempts, retried=first or case.retried)
                 if isinstance(result, Reply):
                     self._record.served()
                     self._complaint = ""

@@ -125,12 +125,12 @@ class Worker:
         follow_up = self._follow_up(request, first.replies[0]) if first.replies and self._follow_up else None
         if follow_up is None:
             return first
-        second = await self._reply(follow_up)
+        second = await self._reply(follow_up, first=True)
         return Answer(
             first.replies + second.replies, calls=first.calls + second.calls, paid=first.paid + second.paid
         )  # a follow-up without a reply leaves the first to stand
 
-    async def _reply(self, request: Request) -> Answer:
+    async def _reply(self, request: Request, *, first: bool = False) -> Answer:
         """The reply that is known, on its way, or now asked for."""
         reply = self._recent.get(request.key)
         if reply is not None:
@@ -141,20 +141,20 @@ class Worker:
             if under_way.cancelled():
                 raise StageError("asking stops because another batch failed")
             return under_way.result()._replace(calls=0, paid=())
-        asking = self._asking[request.key] = asyncio.ensure_future(self._ask(request))
+        asking = self._asking[request.key] = asyncio.ensure_future(self._ask(request, first=first))
         try:
             return await asking
         finally:
             del self._asking[request.key]
 
-    async def _ask(self, request: Request) -> Answer:
+    async def _ask(self, request: Request, *, first: bool) -> Answer:
         """Read the reply, or send for it and journal it. Nothing is awaited between its arrival and its place in the
         journal, so what is paid for and not kept is never more than what is in flight."""
         if request.key in self._kept:
             kept = await asyncio.to_thread(self._kept.reply, request.key)
             if kept is not None:
                 return Answer((kept,))
-        answer = await self._asker.ask(request)
+        answer = await self._asker.ask(request, first=first)
         for reply in answer.replies:
             self._journal.add(request.key, reply)
             self._recent[request.key] = reply
