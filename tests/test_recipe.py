@@ -8,8 +8,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -18,6 +20,7 @@ from emray.data import load_examples
 from emray.errors import DataError, SpecError
 from emray.localapi import serving
 from emray.recipe import Candidate, Fate, RecipeSpec, construct
+from emray.recipe.__main__ import main
 from emray.recipe.copies import Copies
 from emray.recipe.data_set import Signed, write_data_set
 from emray.recipe.instructions import FLAWS, Step, questions_in, request_text, said
@@ -255,13 +258,24 @@ def command(spec: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "emray.recipe", str(spec), "--out", str(out), *more]
 
 
-def run(spec: Path, out: Path, *more: str, url: str = "http://127.0.0.1:9/v1") -> subprocess.CompletedProcess[str]:
-    words = command(spec, out, "--set", f"writer.base_url={url}", *more)
-    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
+class Ended(NamedTuple):
+    """How the command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
 
 
-def last(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert result.returncode == 0, result.stderr
+def run(spec: Path, out: Path, *more: str, url: str = "http://127.0.0.1:9/v1") -> Ended:
+    """The command in this process, which spares its imports."""
+    stdout, stderr = StringIO(), StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        code = main([str(spec), "--out", str(out), "--set", f"writer.base_url={url}", *more])
+    return Ended(code, stdout.getvalue(), stderr.getvalue())
+
+
+def last(result: Ended) -> dict[str, Any]:
+    assert result.code == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return found
 
@@ -307,7 +321,7 @@ def test_by_batch_it_has_the_bytes_that_it_has_online(tmp_path: Path) -> None:
 def test_a_wrong_folder_and_an_endpoint_that_is_not_there_are_one_line(tmp_path: Path) -> None:
     spec, out = written(tmp_path, writer={"model": "m", "max_attempts": 1}), tmp_path / "out"
     nobody = run(spec, out)
-    assert nobody.returncode != 0
+    assert nobody.code != 0
     assert "nothing answers at http://127.0.0.1:9/v1" in nobody.stderr and "Traceback" not in nobody.stderr
     (out / "plan.json").write_text("{}")
     assert "is the run folder of a sweep" in run(spec, out).stderr
