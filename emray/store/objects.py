@@ -132,7 +132,7 @@ class ObjectFiles:
             try:
                 obstore.put(self._objects, name, content, chunk_size=CHUNK)
             except FileNotFoundError as error:  # of a put: there is no such bucket
-                raise StoreError(f"cannot write to {self.root}: {_first_line(error)}") from None
+                raise self._refusal("write to", error) from None
 
     def _put_if(self, name: str, content: bytes, *, mode: Any) -> Version | None:
         import obstore
@@ -144,7 +144,7 @@ class ObjectFiles:
             except (AlreadyExistsError, PreconditionError):
                 return None
             except FileNotFoundError as error:  # as in _put
-                raise StoreError(f"cannot write to {self.root}: {_first_line(error)}") from None
+                raise self._refusal("write to", error) from None
 
     @contextmanager
     def _told(self, verb: str) -> Iterator[None]:
@@ -155,7 +155,11 @@ class ObjectFiles:
         except FileNotFoundError:
             raise
         except (BaseError, OSError) as error:
-            raise StoreError(f"cannot {verb} {self.root}: {_first_line(error)}") from None
+            raise self._refusal(verb, error) from None
+
+    def _refusal(self, verb: str, error: Exception) -> StoreError:
+        go_on = "; once it lets us, run the same command again, all that is done is kept" if verb == "write to" else ""
+        return StoreError(f"cannot {verb} {self.root}: {_first_line(error)}{go_on}")
 
 
 class _Ranges(io.RawIOBase):
