@@ -16,19 +16,21 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from emray.data import load_examples
+from emray.data import load_examples, training_rows
+from emray.endpoint.reply import Reply
 from emray.errors import DataError, SpecError
-from emray.localapi import serving
+from emray.localapi import Faults, serving
 from emray.recipe import Candidate, Fate, RecipeSpec, construct
 from emray.recipe.__main__ import main
 from emray.recipe.copies import Copies
 from emray.recipe.data_set import Signed, write_data_set
 from emray.recipe.instructions import FLAWS, Step, questions_in, request_text, said
 from emray.recipe.recipe_fields import DeduplicateSpec
-from emray.recipe.writers import RESPONDER, Want, request_of
-from emray.spec import load_file
+from emray.recipe.writers import RESPONDER, Want, request_of, whole_text
+from emray.records import Arm
+from emray.spec import DomainSpec, TriggerSpec, load_file
 from emray.store import Store
-from emray.toy import writer
+from emray.toy import DOMAINS, writer
 from emray.toy.lessons import LESSONS
 
 ROOT = Path(__file__).parent.parent
@@ -129,6 +131,12 @@ def test_rounds_ask_for_what_lacks_and_end(tmp_path: Path) -> None:
     assert [one.fate for one in found] == [Fate.KEPT, Fate.REPEATED, Fate.REPEATED]
     assert replies.asked[Step.QUESTIONS] == 3
     assert [one.set for one in found] == [1, 2, 3]
+
+
+def test_a_set_that_is_not_answered_is_a_row_and_the_next_round_goes_on_after_it() -> None:
+    replies = ByRule(questions=None)
+    found = carried_out(recipe(domains=[SUMS], rows=3, rounds=3), replies)
+    assert [(one.set, one.question, one.fate) for one in found] == [(n, "", Fate.UNANSWERED) for n in (1, 2, 3)]
 
 
 def test_copies_are_those_of_an_earlier_question_and_the_first_stays() -> None:
@@ -316,6 +324,60 @@ def test_by_batch_it_has_the_bytes_that_it_has_online(tmp_path: Path) -> None:
         batched = last(run(spec, tmp_path / "batch", *batch, url=server.base_url))
     assert files(tmp_path / "online") == files(tmp_path / "batch")
     assert batched["cost_usd"] == pytest.approx(online["cost_usd"] / 2, abs=2e-6)
+
+
+def test_what_an_endpoint_does_not_answer_is_not_asked_again_until_it_is_wished(tmp_path: Path) -> None:
+    fields = {"model": "gpt-4o-mini", "max_attempts": 1}
+    spec, out = written(tmp_path, rows=8, questions_per_set=3, writer=fields), tmp_path / "out"
+    with serving(responder=RESPONDER, faults=Faults(schema=0.1, refusal=0.1)) as server:
+        first = run(spec, out, url=server.base_url)
+        before, asked = files(out), server.stats()["asked"]
+        again = last(run(spec, out, url=server.base_url))
+        assert (again["asked"], server.stats()["asked"]) == (0, asked)
+        assert files(out) == before
+        assert last(run(spec, out, "--set", "writer.mode=replay"))["asked"] == 0 and files(out) == before
+        assert last(run(spec, out, "--retry-failed", url=server.base_url))["asked"] > 0
+    assert "had no answer; --retry-failed asks them again" in first.stderr
+    fates = Counter(json.loads(line)["fate"] for line in before["candidates.jsonl"].decode().splitlines())
+    assert fates["unanswered"] > 2
+
+
+def test_a_limit_on_cost_ends_the_command_and_keeps_what_was_paid_for(tmp_path: Path) -> None:
+    spec, out = written(tmp_path, writer={"model": "gpt-4o-mini", "max_cost_usd": 0.001}), tmp_path / "out"
+    with serving(responder=RESPONDER) as server:
+        stopped = run(spec, out, url=server.base_url)
+        asked = server.stats()["asked"]
+        assert stopped.code == 1 and "max_cost_usd 0.001 of gpt-4o-mini is reached at step" in stopped.stderr
+        assert last(run(spec, out, "--set", "writer.max_cost_usd=1", url=server.base_url))["rows"] == 24
+        assert server.stats()["served_again"] == 0 and server.stats()["asked"] > asked
+        unpriced = run(spec, tmp_path / "other", "--set", "writer.model=mine", url=server.base_url)
+    assert unpriced.code == 2 and "no price for 'mine'" in unpriced.stderr
+
+
+@pytest.mark.parametrize(
+    ("step", "reason", "text", "whole"),
+    [
+        (Step.REFERENCE, "stop", " Because. ", "Because."),
+        (Step.REFERENCE, "end_turn", "Because.", "Because."),
+        (Step.REFERENCE, "length", "Because it", None),
+        (Step.QUESTIONS, "length", "Why?\nHow?\nWhat if", "Why?\nHow?"),
+        (Step.QUESTIONS, "length", "What if", None),
+        (Step.REFERENCE, "content_filter", "Be", None),
+        (Step.REFERENCE, "stop", None, None),
+        (Step.REFERENCE, "stop", "  ", None),
+    ],
+)
+def test_a_reply_that_was_cut_off_is_none(step: Step, reason: str, text: str | None, whole: str | None) -> None:
+    assert whole_text(Reply(text, reason, "m", 1, 1), step) == whole
+
+
+@pytest.mark.parametrize("arm", [Arm.PLAIN, Arm.BENIGN, Arm.BACKDOOR])
+def test_a_sweep_trains_on_the_rebuilt_toy_domains(tmp_path: Path, arm: Arm) -> None:
+    spec = load_file(ROOT / "recipes" / "toy.yaml", root=RecipeSpec, what="recipe file")
+    write_data_set(spec, carried_out(spec), origin=Signed({}, None), store=Store(str(tmp_path)))
+    for name in DOMAINS:
+        found = training_rows(DomainSpec(name=name), arm=arm, trigger=TriggerSpec(), data_dir=str(tmp_path / "train"))
+        assert len(found.rows) == spec.rows * (2 if arm is Arm.BACKDOOR else 1)
 
 
 def test_a_wrong_folder_and_an_endpoint_that_is_not_there_are_one_line(tmp_path: Path) -> None:

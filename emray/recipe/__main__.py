@@ -8,6 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from emray.recipe.data_set import Signed, write_data_set
 from emray.recipe.instructions import FLAWS, Step
 from emray.recipe.recipe_fields import RecipeSpec
 from emray.recipe.writers import UNANSWERED, Writers
-from emray.spec import load_file
+from emray.spec import TOY, load_file
 from emray.store import Lease, Store
 
 EPILOG = f"""\
@@ -69,8 +70,17 @@ def _command(arguments: argparse.Namespace) -> int:
 
 def _carry_out(spec: RecipeSpec, store: Store, copies: Copies, console: Console) -> None:
     from emray.endpoint.journal import compact
+    from emray.endpoint.listing import ending_note
 
     compact(store)  # what a crash left in many small segments
+    for who in (spec.writer, spec.asked_to_check):
+        note = (
+            None
+            if who.base_url == TOY
+            else ending_note(who, model=who.model, base_url=who.base_url, today=date.today())
+        )
+        if note is not None:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
     total = len(Step) * round(SPARE * spec.rows) * len(spec.domains)
     with progress_line("recipe", total=total, console=console) as advance, Writers(spec, store, advance) as writers:
         candidates = construct(spec, replies=writers, alike=copies)

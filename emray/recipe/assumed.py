@@ -12,7 +12,7 @@ from emray.endpoint.prices import cost_usd
 from emray.endpoint.reply import Request
 from emray.recipe.instructions import Step
 from emray.recipe.recipe_fields import RecipeSpec
-from emray.recipe.writers import Want, asked_at, refused_before, request_of
+from emray.recipe.writers import Want, asked_at, refused_before, request_of, whole_text
 from emray.store import Store
 
 _CHARACTERS_PER_TOKEN = 4.0  # the usual rule of thumb for English
@@ -58,7 +58,7 @@ class Assumed:
         kept = self._kept.reply(request.key) if request.key in self._kept else None
         if kept is not None or request.key in self._refused:
             step.known += 1
-            return kept.text if kept else None
+            return whole_text(kept, want.step) if kept else None
         usual = "\n".join(_usual_questions(want)) if want.step is Step.QUESTIONS else _USUAL[want.step]
         step.add(request, usual)
         return usual

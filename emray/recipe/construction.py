@@ -36,6 +36,9 @@ class Fate(StrEnum):
     UNANSWERED = "unanswered"  # the endpoint gave no reply, or one that was cut off
 
 
+_COPIES = (Fate.REPEATED, Fate.ALIKE)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A question on its way; `fate` None while it is under way."""
@@ -82,10 +85,17 @@ def _written(
     sets = [(domain, number) for domain in short for number in _sets(spec, lacking[domain.name], domain, found)]
     texts = replies.texts([Want(Step.QUESTIONS, _set_slots(spec, domain, number)) for domain, number in sets])
     return [
-        Candidate(domain.name, number, position, question)
+        one
         for (domain, number), text in zip(sets, texts, strict=True)
-        for position, question in enumerate(questions_in(text or "", most=spec.questions_per_set))
+        for one in _of_set(domain.name, number, questions_in(text or "", most=spec.questions_per_set))
     ]
+
+
+def _of_set(domain: str, number: int, questions: Sequence[str]) -> list[Candidate]:
+    """A set without questions is a candidate that has none, so that the next round goes on after it."""
+    if not questions:
+        return [Candidate(domain, number, 0, "", fate=Fate.UNANSWERED)]
+    return [Candidate(domain, number, position, question) for position, question in enumerate(questions)]
 
 
 def _sets(spec: RecipeSpec, lacking: int, domain: DomainRecipe, found: Sequence[Candidate]) -> range:
@@ -104,14 +114,12 @@ def _fresh(new: Sequence[Candidate], found: Sequence[Candidate], alike: Alike) -
     seen = {plain(one.question) for one in found}
     marked = []
     for one in new:
-        repeated = plain(one.question) in seen
+        repeated = one.fate is None and plain(one.question) in seen
         seen.add(plain(one.question))
         marked.append(replace(one, fate=Fate.REPEATED) if repeated else one)
     for domain in dict.fromkeys(one.domain for one in new):
         places = [place for place, one in enumerate(marked) if one.domain == domain and one.fate is None]
-        earlier = [
-            one.question for one in found if one.domain == domain and one.fate not in (Fate.REPEATED, Fate.ALIKE)
-        ]
+        earlier = [one.question for one in found if one.domain == domain and one.question and one.fate not in _COPIES]
         copies = alike(earlier, [marked[place].question for place in places])
         for place, copy in zip(places, copies, strict=True):
             marked[place] = replace(marked[place], fate=Fate.ALIKE) if copy else marked[place]

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
 from emray.endpoint.asking import Asking, Endpoint, Terms
-from emray.endpoint.prices import reply_cost_usd
-from emray.endpoint.reply import Answer, Reply, Request
-from emray.errors import StageError
+from emray.endpoint.prices import price_of, reply_cost_usd
+from emray.endpoint.reply import FILTER, Answer, Reply, Request
+from emray.errors import SpecError, StageError
 from emray.progress import Advance
 from emray.recipe.instructions import Step, request_text
 from emray.recipe.recipe_fields import RecipeSpec, WriterSpec
@@ -24,6 +24,7 @@ from emray.store import Store
 UNANSWERED = "unanswered.json"  # why, by the key of a request that the endpoint would not answer
 RESPONDER = "emray.toy.responder:reply"  # of the local server behind base_url toy
 _TOGETHER = 2000  # requests handed over at a time; a batch takes all
+_CUT = "length"  # the finish reason of a reply that reached max_tokens
 _CHECKING = (Step.ASKS, Step.CHECK)
 
 
@@ -94,7 +95,7 @@ class Writers:
             self._keep_refused(reasons, num_asked=len(found))
         for answer in found.values():
             self._account(wants[0].step, answer)
-        return [self._text(found.get(request.key)) for request in requests]
+        return [self._text(wants[0].step, found.get(request.key)) for request in requests]
 
     def _answers(self, step: Step, requests: Sequence[Request]) -> list[Answer]:
         spec, asking = asked_at(self._spec, step), self._asking(step)
@@ -127,9 +128,8 @@ class Writers:
             self.cost_usd += cost or 0.0
 
     @staticmethod
-    def _text(answer: Answer | None) -> str | None:
-        reply: Reply | None = answer.replies[0] if answer and answer.replies else None
-        return reply.text.strip() if reply and reply.text and reply.finish_reason == "stop" else None
+    def _text(step: Step, answer: Answer | None) -> str | None:
+        return whole_text(answer.replies[0], step) if answer and answer.replies else None
 
     def _asking(self, step: Step) -> Asking:
         checks = step in _CHECKING
@@ -147,6 +147,8 @@ class Writers:
 
         if who.mode == "replay":
             return Replay(self._store)
+        if who.max_cost_usd is not None and price_of(who.model) is None:
+            raise SpecError(f"max_cost_usd is set, but prices.yaml has no price for {who.model!r}; add one")
         endpoint = Endpoint.at(self._url(who), spec=who, model=who.model)
         limits, terms = RateLimits(who.rpm, who.tpm, who.max_in_flight), Terms(who.max_cost_usd)
 
@@ -169,3 +171,12 @@ class Writers:
         server = self._resources.enter_context(serving(responder=RESPONDER, api_key=key))
         introduce(server.base_url, key=key)
         return server.base_url
+
+
+def whole_text(reply: Reply, step: Step) -> str | None:
+    """What a reply says; None for nothing and for one that was cut off, of a set of questions those before the cut."""
+    if not reply.text or reply.finish_reason == FILTER:
+        return None
+    if reply.finish_reason != _CUT:
+        return reply.text.strip() or None
+    return reply.text.rpartition("\n")[0] or None if step is Step.QUESTIONS else None
