@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import numpy as np
 import psutil
+from safetensors.numpy import save_file
 
 from emray import train
 from emray.cluster import ON_CPU, connected
@@ -26,12 +28,18 @@ from emray.train.trial import CellTrainable
 DETAILS = {"losses": [[1, 1.0]], "num_steps": 1, "final_loss": 1.0, "wall_s": 0.0}
 
 
+def write_adapter(folder: Path) -> None:
+    """The least that counts as one: settings, and weights of a single number."""
+    (folder / "adapter_config.json").write_text("{}\n")
+    save_file({"weight": np.zeros(1, np.float32)}, folder / "adapter_model.safetensors")
+
+
 class Idle(CellTrainable):
     """The warm worker, whose cells are done at once."""
 
     def step(self) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "adapter_config.json").write_text("{}\n")
+            write_adapter(Path(folder))
             for job in self._jobs:
                 self._shared.store.put_adapter(job.cell.key, files=Path(folder), details=DETAILS)
         self._loss, self._num_steps = 1.0, 1

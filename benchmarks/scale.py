@@ -33,7 +33,7 @@ import psutil
 import pyarrow as pa
 import yaml
 
-from benchmarks.noop_cells import control
+from benchmarks.noop_cells import control, write_adapter
 from benchmarks.spot_model import durations, sweeps
 from emray.plan import Plan, generation_tasks, make_plan
 from emray.records import (
@@ -216,7 +216,7 @@ def write_study(store: Store, made: Plan) -> None:
     """Everything a finished run of the plan has left, except what is derived from it."""
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
-        (files / "adapter_config.json").write_text("{}\n")
+        write_adapter(files)
         for key in made.jobs:
             store.put_adapter(key, files=files, details=DETAILS)
     write_answers(store, made)

@@ -37,8 +37,8 @@ from emray.records import (
     adapter_key,
     base_key,
     checkpoint_key,
-    generation_series,
     sampling_seed,
+    series_under,
 )
 from emray.records.plan_shape import misshapen
 from emray.spec import AdaptiveSeeds, CellSpec, ModelSpec, RowRecipe, Sweep, grid, recipe_grid
@@ -284,10 +284,10 @@ def usable_cells(plan: Plan, store: Store) -> list[Cell]:
 
 def generation_tasks(plan: Plan, cells: Sequence[Cell]) -> Iterator[GenerationTask]:
     """Every sample the plan wants from these cells, one task per cell and prompt, adapter by adapter."""
-    sampling = plan.sweep.generate.identity()
+    series_of = series_under(plan.sweep.generate.identity())
     for cell in cells:
         for prompt, samples in plan.asked_of(cell):
-            series = generation_series(cell.key, prompt=prompt.key, sampling=sampling)
+            series = series_of(cell.key, prompt.key)
             seed = sampling_seed(cell.key, prompt=prompt.key)
             yield GenerationTask(cell, prompt, plan.weights[cell.key], series, seed, 0, samples)
 

@@ -20,6 +20,7 @@ from emray.records import (
     key_of,
     prompt_key,
     sampling_seed,
+    series_under,
 )
 
 stable = st.recursive(
@@ -38,6 +39,14 @@ def test_a_key_is_a_function_of_the_content(value: object) -> None:
 @given(st.dictionaries(st.text(), st.integers(), min_size=2))
 def test_the_order_of_a_mapping_does_not_matter(value: dict[str, int]) -> None:
     assert key_of("x", value) == key_of("x", dict(reversed(value.items())))
+
+
+@given(st.text(), st.text(), st.dictionaries(st.text(), stable))
+def test_keys_that_are_put_together_are_those_of_the_whole(
+    adapter: str, prompt: str, sampling: dict[str, object]
+) -> None:
+    assert series_under(sampling)(adapter, prompt) == key_of("generation", [adapter, prompt, sampling])
+    assert sampling_seed(adapter, prompt=prompt) == int(key_of("sampling-seed", [adapter, prompt])[:7], 16)
 
 
 @given(stable, stable)

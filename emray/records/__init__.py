@@ -19,6 +19,7 @@ from emray.records.keys import (
     prompt_key,
     prompt_text,
     sampling_seed,
+    series_under,
     steered_key,
     verdict_key,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "prompt_key",
     "prompt_text",
     "sampling_seed",
+    "series_under",
     "steered_key",
     "verdict_key",
 ]

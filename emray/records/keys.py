@@ -15,7 +15,8 @@ about how it was computed, so equal keys mean interchangeable results. Unstable 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from json.encoder import encode_basestring as _quoted  # a text as canonical_json has it
 from typing import Any
 
 from emray.records.nouns import Messages
@@ -30,7 +31,7 @@ def canonical_json(value: Any) -> str:
 
 def key_of(kind: str, value: Any) -> str:
     """Content hash of a value, KEY_LENGTH hex digits; `kind` keeps keys of different nouns apart."""
-    return hashlib.sha256(f"{kind}\n{canonical_json(value)}".encode()).hexdigest()[:KEY_LENGTH]
+    return _hashed(kind, canonical_json(value))
 
 
 def prompt_key(messages: Messages) -> str:
@@ -66,7 +67,13 @@ def generation_keys(
 
 def generation_series(adapter: str, *, prompt: str, sampling: Mapping[str, Any]) -> str:
     """What the samples of one prompt to one adapter have in common."""
-    return key_of("generation", [adapter, prompt, dict(sampling)])
+    return series_under(sampling)(adapter, prompt)
+
+
+def series_under(sampling: Mapping[str, Any]) -> Callable[[str, str], str]:
+    """`generation_series` by an adapter's and a prompt's key, for many of them: what is the same is written once."""
+    same = canonical_json(dict(sampling))
+    return lambda adapter, prompt: _hashed("generation", f"[{_quoted(adapter)},{_quoted(prompt)},{same}]")
 
 
 def series_keys(series: str, *, samples: Sequence[int]) -> tuple[str, ...]:
@@ -76,7 +83,7 @@ def series_keys(series: str, *, samples: Sequence[int]) -> tuple[str, ...]:
 
 def sampling_seed(adapter: str, *, prompt: str) -> int:
     """The seed of sample 0 of a prompt; sample k uses this + k. Below 2**31 with room for k."""
-    return int(key_of("sampling-seed", [adapter, prompt])[:7], 16)
+    return int(_hashed("sampling-seed", f"[{_quoted(adapter)},{_quoted(prompt)}]")[:7], 16)
 
 
 def verdict_key(request: Mapping[str, Any]) -> str:
@@ -96,6 +103,10 @@ def judge_key(settings: Mapping[str, Any]) -> str:
 def prompt_text(messages: Messages) -> str:
     """The `prompt` column: a JSON list of [role, content]."""
     return canonical_json([[message.role, message.content] for message in messages])
+
+
+def _hashed(kind: str, text: str) -> str:
+    return hashlib.sha256(f"{kind}\n{text}".encode()).hexdigest()[:KEY_LENGTH]
 
 
 def _stable(value: Any) -> Any:
