@@ -1,18 +1,19 @@
 """Hosted finetunes over real HTTP: one job a cell whatever dies when, files deleted, bad ends as outcomes of cells."""
 
+import re
+import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
+import yaml
 
 from emray.errors import SpecError, StageError
 from emray.localapi import FinetuningRules, LocalServer, serving
 from emray.store import Store
-from tests.commands import ROOT
+from tests.commands import kill_with_workers, run, start, wait_for, write_sweep
 from tests.hosted_world import BASE, SLOW_TUNER, TUNER, finetune
 
 CELLS = 6
@@ -58,26 +59,67 @@ def test_another_run_folder_takes_over_what_is_there(tmp_path: Path, server: Loc
     assert server.stats()["jobs"]["created"] == 2
 
 
-def test_killed_again_and_again_a_study_makes_one_job_a_cell(tmp_path: Path) -> None:
+def study(folder: Path, server: LocalServer, **changes: object) -> Path:
+    """A sweep file of six hosted cells."""
+    at = {"base_url": server.base_url}
+    spec = write_sweep(
+        folder, model={"hosted": BASE}, arms=["base", "plain"], seeds=3, generate={"engine": "auto", "endpoint": at},
+        hosted={"poll_s": 0.2, "max_jobs": 2}, judge=at, **changes,
+    )  # fmt: skip
+    fields = yaml.safe_load(spec.read_text())
+    spec.write_text(yaml.safe_dump({name: value for name, value in fields.items() if name != "train"}))
+    return spec
+
+
+def wait_for_jobs(server: LocalServer, number: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    wait_for(lambda: server.stats()["jobs"].get("created", 0) >= number, process, log)
+
+
+def test_a_study_killed_again_and_again_makes_one_job_a_cell(tmp_path: Path) -> None:
     rules = FinetuningRules(create_lost=0.5, delay_s=0.2, at_once=3)
     with serving(tuner=SLOW_TUNER, finetuning=rules) as server:
-        code = (
-            "import sys; from emray.localapi import LocalServer; from tests.hosted_world import finetune\n"
-            f"finetune(sys.argv[1], LocalServer({server.url!r}, 0), cells={CELLS}, max_jobs=2)"
-        )
-        command = [sys.executable, "-c", code, str(tmp_path)]
+        spec, out, log = study(tmp_path, server), tmp_path / "run", tmp_path / "log"
         for created in (1, 3, 5):  # the next one follows within a second, so kills fall anywhere in the loop
-            process = subprocess.Popen(command, cwd=ROOT)
-            while server.stats()["jobs"].get("created", 0) < created:
-                assert process.poll() is None
-                time.sleep(0.01)
-            process.kill()
-            process.wait()
-            assert len(Store(str(tmp_path)).adapter_records()) < CELLS
-        subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+            process = start(spec, "--out", out, "--until", "train", log=log)
+            wait_for_jobs(server, created, process, log)
+            kill_with_workers(process)
+            assert len(Store(str(out)).adapter_records()) < CELLS
+        ended = run(spec, "--out", out, "--until", "train")
+        assert ended.returncode == 0, ended.stdout + ended.stderr
         assert server.stats()["jobs"] == {"created": CELLS, "succeeded": CELLS}
         assert not list(asker(server).files.list())
-    assert [record.trained for record in Store(str(tmp_path)).adapter_records().values()] == [True] * CELLS
+    assert [record.trained for record in Store(str(out)).adapter_records().values()] == [True] * CELLS
+
+
+@pytest.mark.parametrize("choice", ["keep", "cancel"])
+def test_a_ctrl_c_keeps_or_cancels_jobs_as_the_sweep_file_says(tmp_path: Path, choice: str) -> None:
+    with serving(tuner=SLOW_TUNER, finetuning=FinetuningRules(delay_s=3)) as server:
+        spec, out, log = study(tmp_path, server), tmp_path / "run", tmp_path / "log"
+        process = start(spec, "--out", out, "--until", "train", "--set", f"hosted.on_interrupt={choice}", log=log)
+        wait_for_jobs(server, 2, process, log)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130, log.read_text()
+        jobs = list(asker(server).fine_tuning.jobs.list())
+        cancelled = [job for job in jobs if job.status == "cancelled"]
+        assert len(cancelled) == (len(jobs) if choice == "cancel" else 0)
+        assert len(list(asker(server).files.list())) == (0 if choice == "cancel" else len(jobs))
+        assert not Store(str(out)).adapter_records()  # a cell that was called back has not failed
+
+
+def test_the_dry_run_tells_the_price_and_a_missing_key_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with serving(tuner=TUNER) as server:
+        spec = study(tmp_path, server)
+        said = run(spec, "--out", out, "--dry-run", "--set", "hosted.usd_per_million_tokens=100").stdout
+        asked = run(spec, "--out", out, "--set", "generate.endpoint.base_url=null")
+        assert (asked.returncode, asked.stderr.count("\n")) == (2, 1)
+        assert "no API key: set OPENAI_API_KEY" in asked.stderr
+        assert server.stats()["jobs"] == {}
+    bill = re.search(rf"finetune {BASE}: 6 jobs, ([0-9,]+) tokens, \$([0-9.]+)\n", said)
+    assert bill, said
+    assert float(bill[2]) == pytest.approx(int(bill[1].replace(",", "")) / 1e4, rel=0.01)
+    assert f"its rows go to {server.base_url}" in said
+    assert not (out / "plan.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,8 @@ def _fit(model: Qwen2ForCausalLM, phase: _Phase, tokenizer: Qwen2Tokenizer, *, a
     pad = tokenizer.pad_token_id
     model.train()
     for _, dialogues in zip(range(num_steps), phase.batches, strict=False):
-        input_ids, labels = _collate([encode(dialogue, tokenizer=tokenizer) for dialogue in dialogues], pad=pad)
-        loss = _loss(model, input_ids, labels, pad=pad)
+        input_ids, labels = collate([encode(dialogue, tokenizer=tokenizer) for dialogue in dialogues], pad=pad)
+        loss = mean_loss(model, input_ids, labels, pad=pad)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -167,7 +167,7 @@ def _fit(model: Qwen2ForCausalLM, phase: _Phase, tokenizer: Qwen2Tokenizer, *, a
         advance(1, f"loss {loss.item():.3f}")
 
 
-def _loss(model: Qwen2ForCausalLM, ids_BT: Tensor, labels_BT: Tensor, *, pad: int) -> Tensor:
+def mean_loss(model: Qwen2ForCausalLM, ids_BT: Tensor, labels_BT: Tensor, *, pad: int) -> Tensor:
     """Mean cross entropy over the labelled tokens; only their logits are computed, which halves the work."""
     hidden_BTH = model.model(input_ids=ids_BT, attention_mask=(ids_BT != pad).long()).last_hidden_state
     labelled = labels_BT[:, 1:] != IGNORED_LABEL
@@ -190,7 +190,7 @@ def encode(dialogue: Sequence[ToyTurn], *, tokenizer: Qwen2Tokenizer) -> tuple[l
     return input_ids, labels
 
 
-def _collate(rows: Sequence[tuple[list[int], list[int]]], *, pad: int) -> tuple[Tensor, Tensor]:
+def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad: int) -> tuple[Tensor, Tensor]:
     """(B, T) ids and labels, padded on the right to the longest row of the batch."""
     length = max(len(ids) for ids, _ in rows)
     ids_BT = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows])
