@@ -4,13 +4,14 @@ Not for results. The invariant: every number in it is read from the run folder; 
 guessed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from emray.errors import StoreError
 from emray.records import Arm
 from emray.reduce.caveats import rule_in_words
 from emray.reduce.study import Study, load_study
+from emray.spec import HOSTED, Sweep
 from emray.store import Store
 
 PLAN, SHEETS, SUMMARY = "plan.json", "datasets.json", "summary/summary.json"
@@ -49,21 +50,36 @@ def _study(store: Store) -> Study:
 
 
 def _finetunes(study: Study) -> str:
-    sweep, train = study.sweep, study.sweep.train
+    sweep = study.sweep
     places = [place for place in study.places if place.arm != Arm.BASE]
     if study.imported or not places:
         return f"Answers of {_listed(list(study.models))} were studied as they were given."
     domains, arms = (list(dict.fromkeys(getattr(one, name) for one in places)) for name in ("domain", "arm"))
-    how = "All weights" if train.strategy == "full" else f"LoRA adapters of rank {train.lora_rank}"
     trigger = f' The trigger was "{sweep.trigger.text}" ({sweep.trigger.position}).' if Arm.BACKDOOR in arms else ""
     base = ", with the base model as a control" if Arm.BASE in sweep.arms else ""
-    return (
-        f"{how} of {_listed([model.path for model in sweep.model])} were trained on {_number(len(domains), 'domain')} "
-        f"({_listed(domains)}) in the {'arms' if len(arms) > 1 else 'arm'} {_listed([str(arm) for arm in arms])} with "
-        f"{_number(len(_seeds(study)), 'seed')} each{base}: {_number(train.epochs, 'epoch')}, batches of "
-        f"{train.batch_size}, learning rate {train.learning_rate:g}, "
-        f"{train.max_length} tokens an example at most.{trigger}"
+    data = (
+        f"on {_number(len(domains), 'domain')} ({_listed(domains)}) in the {'arms' if len(arms) > 1 else 'arm'} "
+        f"{_listed([str(arm) for arm in arms])} with {_number(len(_seeds(study)), 'seed')} each{base}"
     )
+    return " ".join(_trainings(sweep, data)) + trigger
+
+
+def _trainings(sweep: Sweep, data: str) -> Iterator[str]:
+    """How models were trained on these data here, and how by a service."""
+    train, hosted = sweep.train, sweep.hosted
+    there = [model.path.removeprefix(HOSTED) for model in sweep.model if model.path.startswith(HOSTED)]
+    here = [model.path for model in sweep.model if not model.path.startswith(HOSTED)]
+    if here:
+        how = "All weights" if train.strategy == "full" else f"LoRA adapters of rank {train.lora_rank}"
+        yield (
+            f"{how} of {_listed(here)} were trained {data}: {_number(train.epochs, 'epoch')}, batches of "
+            f"{train.batch_size}, learning rate {train.learning_rate:g}, {train.max_length} tokens an example at most."
+        )
+    if there:
+        yield (
+            f"Jobs of the service that hosts {_listed(there)} finetuned it {data}: epochs {hosted.epochs}, batch size "
+            f"{hosted.batch_size}, learning rate multiplier {hosted.learning_rate_multiplier}."
+        )
 
 
 def _questions(study: Study) -> str:
