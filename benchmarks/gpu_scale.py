@@ -111,7 +111,8 @@ def _run(work: Work, folder: Path, options: argparse.Namespace) -> Scaled:
     out = folder / work.name.replace(" ", "_")
     spec = out.with_suffix(".yaml")
     spec.write_text(json.dumps(_sweep(work, folder, options)), encoding="utf-8")  # JSON is YAML
-    command = [sys.executable, "-m", "emray.sweep", str(spec), "--out", str(out), "--until", work.until]
+    fixed = ["--out", str(out), "--store", "none", "--until", work.until]  # what an earlier work left is not taken over
+    command = [sys.executable, "-m", "emray.sweep", str(spec), *fixed]
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else None
     mine = (seen or [str(n) for n in range(work.gpus)])[: work.gpus]
     log = out.with_suffix(".log")

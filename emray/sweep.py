@@ -29,6 +29,7 @@ from emray.plan import Plan
 from emray.probes.steering import with_steering
 from emray.progress import Terminal, progress_lines
 from emray.records import Arm, Place
+from emray.runs import adopt, beside, kept_line
 from emray.spec import HOSTED, STAGES, TOY, EndpointSpec, Sweep, load_sweep
 from emray.stages import Ahead, Run, Services, check_keys, look_ahead
 from emray.stages.fruitless import check_scored
@@ -79,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         "spec", nargs="?", type=Path, default=_DEFAULT_SWEEP, help="sweep file (default: the toy study)"
     )
     parser.add_argument("--out", metavar="DIR", help="run folder or s3:// location (default: runs/<name>)")
+    parser.add_argument("--store", metavar="DIR", help="folder of run folders whose results are taken over where "
+                        "they are wanted (default: where the run folder lies; none: nowhere)")  # fmt: skip
     parser.add_argument(
         "--until", choices=STAGES, default=STAGES[-1], metavar="STAGE", help=f"stop after {', '.join(STAGES)}"
     )
@@ -107,15 +110,19 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
     first = plan(planning.seeds_so_far(sweep, planning.written(store)))
     for note in (*_endings(sweep, today=date.today()), *first.notes):
         console.print(f"note: {note}", style="yellow", markup=False)
-    ahead = Ahead.of(first, store, until=arguments.until)
-    check_keys(ahead)
+    others = beside(store, given=arguments.store)
+    if not others:  # what they have is taken over before it is known what is to be asked
+        check_keys(Ahead.of(first, store, until=arguments.until))
     with _only_sweep_in(store), ExitStack() as resources:
         for note in mend(store):
             console.print(f"note: {note}", style="yellow", markup=False)
         store.settle()  # what a killed run left in many parts
         services = Services(resources, store=store, address=arguments.address)
+        command = _Command(plan, arguments.until, store, services, console, others)
+        _take_over(command, first)
+        ahead = Ahead.of(first, store, until=arguments.until)
+        check_keys(ahead)
         look_ahead(ahead, store, services, say=partial(_say_checked, console))
-        command = _Command(plan, arguments.until, store, services, console)
         if arguments.pilot:
             _pilot(command, first)
         else:
@@ -163,6 +170,14 @@ class _Command(NamedTuple):
     store: Store
     services: Services
     console: Console
+    others: Sequence[Store]  # run folders whose results may be taken over
+
+
+def _take_over(command: _Command, plan: Plan) -> None:
+    """What other runs have of the plan; then say what is there of it."""
+    for line in (*adopt(plan, command.store, runs=command.others), kept_line(plan, command.store)):
+        if line is not None:
+            command.console.print(line, markup=False, soft_wrap=True)
 
 
 def _pilot(command: _Command, plan: Plan) -> None:
@@ -174,7 +189,7 @@ def _pilot(command: _Command, plan: Plan) -> None:
 
 def _run_until_enough(command: _Command, first: Plan) -> None:
     """Run the stages; while the reducer of an adaptive sweep asks for more seeds, plan them and run again."""
-    plan, until, store, services, console = command
+    plan, until, store, services, console, _ = command
     current, did = first, False
     while True:
         with progress_lines(console) as lines:
@@ -191,6 +206,7 @@ def _run_until_enough(command: _Command, first: Plan) -> None:
         console.print(f"adding {sum(more.values())} seeds in {len(more)} places whose intervals are too wide")
         so_far = planning.seeds_so_far(current.sweep, current.document)
         current = plan(so_far | {place: so_far[place] + number for place, number in more.items()})
+        _take_over(command, current)
     if until == REPORT:
         did = run.report() or did
     if not did:

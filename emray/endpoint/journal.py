@@ -227,6 +227,24 @@ def compact(store: Store) -> None:
     store.delete_files(list(names))
 
 
+def is_there(store: Store) -> bool:
+    """Whether anything was ever journaled."""
+    return bool(sizes(store))
+
+
+def take(store: Store, *, of: Store, keys: Keys) -> int:
+    """Have the replies under these keys that another run has; returns how many. Only when no writer is at work here."""
+    taken: dict[str, str] = {}
+    for name, size in sizes(of).items() if keys else ():
+        for entry in entries(of, name, size):
+            if entry.key in keys and entry.key not in taken:
+                taken[entry.key] = json.dumps(entry.fields(), ensure_ascii=False)
+    left = list(taken.items())
+    for start in range(0, len(left), MOST_A_PART):
+        _write_part(store, dict(left[start : start + MOST_A_PART]))
+    return len(taken)
+
+
 def forget(store: Store, keys: Keys) -> None:
     """Drop the replies under these keys from the parts. Only when no writer is at work."""
     for name, size in sizes(store).items() if keys else ():

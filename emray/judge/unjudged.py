@@ -46,7 +46,12 @@ class Unjudged:
         self._retry_failed = retry_failed
 
     def __len__(self) -> int:
-        return self._num
+        return self._counts[0]
+
+    @property
+    def num_judged(self) -> int:
+        """Verdicts that are wanted and there."""
+        return self._counts[1]
 
     def __iter__(self) -> Iterator[JudgeTask]:
         """Judge by judge. Raises StoreError for an answer to a prompt that the sweep does not have."""
@@ -60,9 +65,16 @@ class Unjudged:
                         yield task_of(row, asked[metric], metric=metric, spec=spec, judge=number)
 
     @cached_property
-    def _num(self) -> int:
-        parts = (lacking for number in range(len(self._judges)) for _, lacking in self._lacking(number))
-        return sum(int(mask.sum()) for lacking in parts for mask in lacking.values())
+    def _counts(self) -> tuple[int, int]:
+        """Verdicts that are missing, and those that are there."""
+        masks = [
+            (int(mask.sum()), len(mask))
+            for number in range(len(self._judges))
+            for _, lacking in self._lacking(number)
+            for mask in lacking.values()
+        ]
+        missing = sum(number for number, _ in masks)
+        return missing, sum(whole for _, whole in masks) - missing
 
     @cached_property
     def _there(self) -> Numbers:

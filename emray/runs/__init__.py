@@ -1,8 +1,17 @@
 """Runs side by side: `python -m emray.runs`.
 
     beside.py   the run folders of a store (the folder they lie in)
+    adopt.py    what a plan lacks and another run has, taken over
+    standing.py what a run has of its plan, in one line
     gc.py       what no plan of a store wants, removed
+    pack.py     a run in one file
 
 Not for what happens within one run. The invariant: each run folder is whole by itself; what one has of another is its
 own copy (on a disk a hard link), so any of them may be moved, renamed or deleted.
 """
+
+from emray.runs.adopt import adopt
+from emray.runs.beside import NOWHERE, beside, name_of, runs_in
+from emray.runs.standing import kept_line
+
+__all__ = ["NOWHERE", "adopt", "beside", "kept_line", "name_of", "runs_in"]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from emray.ending import ended
-from emray.runs import gc
+from emray.runs import gc, pack
 
-_COMMANDS = (gc,)  # modules with `add_to`
+_COMMANDS = (gc, pack)  # modules with `add_to`
 
 
 def main(argv: Sequence[str] | None = None) -> int:

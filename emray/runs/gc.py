@@ -17,7 +17,7 @@ from emray.judge.tasks import AGAIN
 from emray.model import direction_files
 from emray.reduce.everything_asked import EverythingAsked
 from emray.reduce.inputs import read_plan
-from emray.runs.beside import name_of, runs_in
+from emray.runs.beside import counted, name_of, runs_in
 from emray.stats.arrays import Mask
 from emray.store import Keys, Kind, Store
 
@@ -40,9 +40,9 @@ class Removed(NamedTuple):
     replies: int = 0
 
     def __str__(self) -> str:
-        adapters = f"{_count(self.adapters, 'adapter')} ({self.num_bytes / 1e6:,.1f} MB)" if self.adapters else ""
-        counts = [_count(getattr(self, name), name.removesuffix("s")) for name in self._fields[2:]]
-        return ", ".join(filter(None, [adapters, *counts]))
+        nouns = ("answer", "verdict", "reading", "direction", "reply")
+        adapters = [f"{counted(self.adapters, 'adapter')} ({self.num_bytes / 1e6:,.1f} MB)"] if self.adapters else []
+        return ", ".join([*adapters, *(counted(n, noun) for n, noun in zip(self[2:], nouns, strict=True) if n)])
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -67,7 +67,7 @@ def _command(arguments: argparse.Namespace) -> int:
         if any(removed):
             print(f"{name_of(run)}: {removed}{' would go' if arguments.dry_run else ' removed'}")
     if not total:
-        print(f"nothing to remove: {_count(len(runs), 'run')} of {arguments.store}, each row and adapter wanted")
+        print(f"nothing to remove: {counted(len(runs), 'run')} of {arguments.store}, each row and adapter wanted")
     return 0
 
 
@@ -142,8 +142,3 @@ def _unused(run: Store, kept: Keys, dropped: Keys) -> Iterator[list[str]]:
     for names in journal.key_columns(run):
         keys = names.to_pylist()
         yield [key for key in keys if (base := key.removesuffix(AGAIN)) in dropped and base not in kept]
-
-
-def _count(number: int, noun: str) -> str:
-    plural = {"reply": "replies", "replie": "replies"}.get(noun, f"{noun}s")
-    return "" if not number else f"{number:,} {noun if number == 1 else plural}"

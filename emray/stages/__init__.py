@@ -12,11 +12,12 @@ nothing else, so that running one again is always safe.
 """
 
 from emray.stages.ahead import Ahead, check_keys, look_ahead
+from emray.stages.lost import needed_cells, trained_keys
 from emray.stages.run import Run
 from emray.stages.services import Services
 from emray.stages.work import Generation, Judging, Probing, Stage, Training, is_trained_here
 
 __all__ = [
     "Ahead", "Generation", "Judging", "Probing", "Run", "Services", "Stage", "Training", "check_keys",
-    "is_trained_here", "look_ahead",
+    "is_trained_here", "look_ahead", "needed_cells", "trained_keys",
 ]  # fmt: skip

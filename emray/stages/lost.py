@@ -4,7 +4,7 @@ Not for training them, nor for weights that a service keeps. The invariant: a ce
 all there is done, with or without its weights; weights that something still asks for are trained again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from emray import plan as planning
 from emray import probes
@@ -16,17 +16,22 @@ from emray.store import Kind, Store
 def lost_cells(plan: Plan, store: Store) -> frozenset[str]:
     """Keys of cells that were trained, whose weights are not there, and of which something is still wanted."""
     here = {key for key, record in store.adapter_records().items() if record.trained and record.served_as is None}
-    trained = here & set(_trained_keys(plan))
-    gone = trained - store.adapters_with_weights() if trained else trained
-    if not gone:
+    trained = here & set(trained_keys(plan))
+    return needed_cells(plan, store, among=trained - store.adapters_with_weights() if trained else trained)
+
+
+def needed_cells(plan: Plan, store: Store, *, among: Set[str]) -> frozenset[str]:
+    """Those of some cells that train, of which an answer or a measurement is not there yet."""
+    if not among:
         return frozenset()
-    cells = [cell for cell in plan.answering if _trained_for(cell, plan) in gone]
+    cells = [cell for cell in plan.answering if _trained_for(cell, plan) in among]
     tasks = planning.missing_tasks(planning.generation_tasks(plan, cells), store.keys(Kind.GENERATIONS))
     asked = {_trained_for(task.cell, plan) for task in tasks}
-    return frozenset(gone & (asked | set(_to_measure(plan, store))))
+    return frozenset(among & (asked | set(_to_measure(plan, store))))
 
 
-def _trained_keys(plan: Plan) -> Iterator[str]:
+def trained_keys(plan: Plan) -> Iterator[str]:
+    """Keys of everything that the plan trains, checkpoints on the way included."""
     for key, job in plan.jobs.items():
         yield key
         yield from (checkpoint for _, checkpoint in job.checkpoints)

@@ -69,7 +69,7 @@ class Run:
             Access.read(endpoint, base_url=endpoint.base_url)
         if any(map(is_trained_here, jobs)):
             self.services.hardware(self.plan)
-        elif GENERATE in wanted and not self.store.exists(PLAN):
+        elif GENERATE in wanted and not self.store.exists(PLAN) and any(self.generation.missing(self.store)):
             self.services.start_ray()
         self._write_plan()
         self._forget_lost()

@@ -31,13 +31,14 @@ from emray.store.compaction import compact
 from emray.store.damage import damage_told, damaged, parquet_bytes, parquet_fault, parquet_file, short
 from emray.store.files import Files, LocalFiles, full_disk_told
 from emray.store.keyset import Keys, key_array
-from emray.store.lease import Lease
+from emray.store.lease import Lease, holder_of
 from emray.store.objects import ObjectFiles
 from emray.store.parts import ahead, read_parts
 from emray.store.tables import SCHEMAS, Kind, Tables
+from emray.store.weight_files import WEIGHTS
 
 __all__ = [
-    "SCHEMAS", "AdapterRecord", "Keys", "Kind", "Lease", "Store", "damage_told", "damaged", "full_disk_told",
+    "SCHEMAS", "WEIGHTS", "AdapterRecord", "Keys", "Kind", "Lease", "Store", "damage_told", "damaged", "full_disk_told",
     "key_array", "parquet_bytes", "parquet_fault", "parquet_file", "short",
 ]  # fmt: skip
 
@@ -153,6 +154,13 @@ class Store:
         """Record a cell whose weights a service keeps; `details["fine_tuned_model"]` is its name there."""
         self._adapters.put_record(AdapterRecord(key, "trained", dict(details)))
 
+    def take_adapter(self, key: str, *, of: "Store") -> None:
+        """Have an adapter that another run has, without a copy of its files where both are on one disk.
+
+        Raises StoreError for files that are cut short, or not as the record says.
+        """
+        self._adapters.take(key, of=of._adapters)
+
     def put_failed_adapter(self, key: str, *, details: Mapping[str, Any]) -> None:
         """Record that a cell's training failed for good; `details["error"]` says how."""
         self._adapters.put_record(AdapterRecord(key, "failed", dict(details)))
@@ -236,6 +244,10 @@ class Store:
     def take_lease(self) -> Lease:
         """Keep other sweeps out, to the end of the `with` it opens. Raises StoreError, which says who is in."""
         return Lease.take(self._files)
+
+    def is_in_use(self) -> bool:
+        """Whether a sweep holds the lease now."""
+        return holder_of(self._files) is not None
 
     def settle(self) -> None:
         """Few parts for many rows, one index for the adapters: once nothing writes. For the holder of the lease."""

@@ -67,6 +67,13 @@ class Adapters:
             self._files.put_file(f"{FOLDER}/{key}/{path.name}", path)
         self.put_record(AdapterRecord(key, "trained", dict(details)), digests=digests)
 
+    def take(self, key: str, *, of: "Adapters") -> None:
+        """Publish an adapter that another run has: its files, on one disk under two names, then its record."""
+        for path in sorted(of.folder(key).iterdir()):
+            if path.name != RECORD and not path.name.startswith("."):
+                self._files.take_file(f"{FOLDER}/{key}/{path.name}", path)
+        self._files.write_bytes(f"{FOLDER}/{key}/{RECORD}", of._files.read_bytes(f"{FOLDER}/{key}/{RECORD}"))
+
     def put_record(self, record: AdapterRecord, *, digests: Mapping[str, str] | None = None) -> None:
         said = record._asdict() | ({DIGESTS: dict(digests)} if digests else {})
         write_json(self._files, f"{FOLDER}/{record.key}/{RECORD}", said)

@@ -52,6 +52,9 @@ class Files(Protocol):
     def put_file(self, name: str, path: Path) -> None:
         """The same from a local file of any size."""
 
+    def take_file(self, name: str, path: Path) -> None:
+        """The same from a local file that nobody will write to: without a copy where the disk can name it twice."""
+
     def read_version(self, name: str) -> Versioned:
         """Raises FileNotFoundError."""
 
@@ -122,6 +125,13 @@ class LocalFiles:
             with temporary.open("rb") as file:  # a record follows, which a loss of power must not leave alone
                 os.fsync(file.fileno())
             temporary.replace(self._path / name)
+
+    def take_file(self, name: str, path: Path) -> None:
+        with self._temporary(name) as temporary, suppress(OSError):  # another disk, or one without hard links
+            os.link(path, temporary)
+            temporary.replace(self._path / name)
+            return
+        self.put_file(name, path)
 
     def read_version(self, name: str) -> Versioned:
         content = self.read_bytes(name)

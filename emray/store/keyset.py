@@ -33,6 +33,18 @@ class Keys(Set[str]):
     def num_bytes(self) -> int:
         return self._sorted.nbytes
 
+    def without(self, others: "Keys") -> Self:
+        """Those that are not among others."""
+        left = type(self)()
+        left._sorted = np.setdiff1d(self._sorted, others._sorted, assume_unique=True)
+        return left
+
+    def common(self, others: "Keys") -> Self:
+        """Those that are among others too."""
+        both = type(self)()
+        both._sorted = np.intersect1d(self._sorted, others._sorted, assume_unique=True)
+        return both
+
     def has(self, keys: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         """For each key, whether it is here."""
         return self.places(keys) >= 0

@@ -116,6 +116,15 @@ class Lease:
         os.kill(os.getpid(), signal.SIGINT)  # wherever the command waits
 
 
+def holder_of(files: Files) -> Holder | None:
+    """Who works under this root now."""
+    try:
+        holder = _holder(files.read_bytes(NAME))
+    except FileNotFoundError:
+        return None
+    return None if holder is None or holder.is_gone() else holder
+
+
 def _take_over(files: Files, holder: Holder) -> Version | None:
     """Take a lease that is there, if it is over; None when it has changed meanwhile."""
     try:

@@ -53,6 +53,9 @@ class ObjectFiles:
     def put_file(self, name: str, path: Path) -> None:
         self._put(name, path)
 
+    def take_file(self, name: str, path: Path) -> None:
+        self._put(name, path)
+
     def read_version(self, name: str) -> Versioned:
         import obstore
 

@@ -1,0 +1,250 @@
+"""What a plan lacks and another run of the store has: taken over, so that nothing is done twice across runs.
+
+Not for making anything. The invariant: a row is taken only when its key, which hashes what defines it, is wanted and
+not there; a verdict only with the very answer that it is of; and nothing is changed in the run that it comes from.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emray import plan as planning
+from emray import probes
+from emray.endpoint import journal
+from emray.errors import StoreError
+from emray.judge.tasks import AGAIN, judges
+from emray.model.direction_files import FOLDER as DIRECTIONS
+from emray.plan import Plan
+from emray.records import FinishReason, Outcome, judge_key, prompt_text
+from emray.runs.beside import counted, name_of
+from emray.stages import Judging, needed_cells, trained_keys
+from emray.stats.arrays import Mask
+from emray.store import AdapterRecord, Keys, Kind, Store
+
+_PAIR = ["generation", "key"]
+
+
+class Adopted(NamedTuple):
+    """How much was taken over from one run."""
+
+    cells: int = 0
+    answers: int = 0
+    verdicts: int = 0
+    replies: int = 0  # of a judge, which are no rows yet
+    measurements: int = 0
+
+    def __str__(self) -> str:
+        nouns = ("cell", "answer", "verdict", "judge reply", "measurement")
+        return ", ".join(counted(number, noun) for number, noun in zip(self, nouns, strict=True) if number)
+
+
+def adopt(plan: Plan, store: Store, *, runs: Iterable[Store]) -> list[str]:
+    """Take over what other runs have; a line for each that had any. For the holder of the lease."""
+    told: list[str] = []
+    for run in runs:
+        taking = _Taking(plan, store, run)
+        if not taking.lacks_anything:
+            break
+        try:
+            taken, under_way = taking.all(), taking.num_under_way()
+        except (StoreError, FileNotFoundError) as error:  # damaged, or taken away meanwhile
+            told.append(f"not all of {name_of(run)} can be taken over: {error}")
+            continue
+        if any(taken):
+            told.append(f"taken over from {name_of(run)}: {taken}")
+        if under_way:
+            cells = counted(under_way, "cell")
+            told.append(f"{name_of(run)} is at {cells} that this run wants too; wait for it, or pay twice")
+    return told
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """From one run to another."""
+
+    plan: Plan
+    store: Store
+    of: Store
+
+    @property
+    def lacks_anything(self) -> bool:
+        keys = {key for key, record in self.store.adapter_records().items() if record.trained}
+        return bool(
+            not keys.issuperset(trained_keys(self.plan))
+            or self._wanted.without(self.store.keys(Kind.GENERATIONS))
+            or self._measured.without(self.store.keys(Kind.MEASUREMENTS))
+            or len(Judging(self.plan).missing(self.store))
+        )
+
+    def all(self) -> Adopted:
+        """Cells before verdicts: answers are judged once their cell is known to be trained."""
+        measurements, answers = self.measurements(), self.answers()
+        cells, verdicts = self.cells(), self.verdicts()
+        return Adopted(cells, answers, verdicts, self.replies(), measurements)
+
+    def measurements(self) -> int:
+        """Measurements that did not fail, whole, and the directions that some of them are of."""
+        lacking = self._measured.without(self.store.keys(Kind.MEASUREMENTS))
+        if not lacking:
+            return 0
+        rows = self.of.read_rows(Kind.MEASUREMENTS)
+        failed = Keys.of_columns([rows["key"].filter(pc.equal(rows["measure"], probes.FAILED))])
+        mine = rows.filter(pa.array(lacking.has(rows["key"]) & ~failed.has(rows["key"])))
+        taken = Keys.of_columns([mine["key"]])
+        for name in self.of.names(DIRECTIONS):
+            if name.rpartition("/")[2].partition(".")[0] in taken:
+                self.store.write_bytes(name, self.of.read_bytes(name))
+        if mine.num_rows:
+            self.store.write_rows(Kind.MEASUREMENTS, mine)
+        return len(taken)
+
+    def answers(self) -> int:
+        lacking = self._wanted.without(self.store.keys(Kind.GENERATIONS))
+        if not lacking:
+            return 0
+        taken = 0
+        for part in _chosen(self.of, Kind.GENERATIONS, lacking, column="key"):
+            rows = part.filter(pc.not_equal(part["finish_reason"], str(FinishReason.ERROR)))
+            if rows.num_rows:
+                self.store.write_rows(Kind.GENERATIONS, self._relabelled(rows))
+                taken += rows.num_rows
+        return taken
+
+    def verdicts(self) -> int:
+        """Of the plan's judges, on answers that are the same in both runs."""
+        if not len(Judging(self.plan).missing(self.store)):
+            return 0
+        there = Keys.of_columns(_pairs(part) for part in self.store.iter_parts(Kind.VERDICTS, columns=_PAIR))
+        taken = 0
+        for part in _chosen(self.of, Kind.VERDICTS, self._same_answers, column="generation"):
+            rows = part.filter(pa.array(self._asked(part) & ~there.has(_pairs(part))))
+            if rows.num_rows:
+                self.store.write_rows(Kind.VERDICTS, rows)
+                taken += rows.num_rows
+        return taken
+
+    def replies(self) -> int:
+        """To requests whose verdicts are missing still: of a run that was stopped before it made rows of them."""
+        if not (journal.is_there(self.of) and self._same_answers):
+            return 0
+        asked = pa.chunked_array([[task.key for task in Judging(self.plan).missing(self.store)]], pa.string())
+        wanted = Keys.of_columns([asked, pc.binary_join_element_wise(asked, AGAIN, "")])
+        return journal.take(self.store, of=self.of, keys=wanted.without(journal.journaled_keys(self.store)))
+
+    def cells(self) -> int:
+        """Records of trained cells; their weights where something needs them, or where they cost nothing."""
+        records = self.of.adapter_records()
+        done = {key for key, record in self.store.adapter_records().items() if record.trained}
+        trained = {key for key in trained_keys(self.plan) if key in records and records[key].trained}
+        here = {key for key in trained if records[key].served_as is None}  # the others' weights a service keeps
+        needed = needed_cells(self.plan, self.store, among=here - self.store.adapters_with_weights())
+        there = self.of.adapters_with_weights() if trained else frozenset[str]()
+        free = "://" not in self.store.root + self.of.root
+        linked = sorted(there & (needed | (trained - done if free else set())))
+        for key in linked:
+            self.store.take_adapter(key, of=self.of)
+        known: list[AdapterRecord] = [records[key] for key in sorted(trained - done - needed - set(linked))]
+        if known:
+            self.store.remember_adapters(known)
+        return len(linked) + len(known)
+
+    def num_under_way(self) -> int:
+        """Cells that are missing here and that a sweep at work there wants."""
+        if not self.of.is_in_use():
+            return 0
+        done = {key for key, record in self.store.adapter_records().items() if record.trained}
+        theirs = {cell["key"] for cell in planning.written(self.of).get("cells", ())}
+        return len(theirs & set(trained_keys(self.plan)) - done)
+
+    @cached_property
+    def _measured(self) -> Keys:
+        return Keys(one.key for probe in probes.of_plan(self.plan) for one in probe.measurements())
+
+    @cached_property
+    def _wanted(self) -> Keys:
+        return planning.wanted_answers(self.plan, self.plan.answering)
+
+    def _asked(self, verdicts: pa.Table) -> Mask:
+        """Of each verdict, whether the plan asks one of its judges that; what failed is asked again."""
+        ours = pc.is_in(verdicts["judge_key"], value_set=pa.array(self._judge_keys))
+        asked = pc.is_in(verdicts["asked"], value_set=pa.array(self._asked_keys))
+        came = pc.not_equal(verdicts["outcome"], str(Outcome.API_ERROR))
+        return np.asarray(pc.fill_null(pc.and_(pc.and_(ours, asked), came), False).to_numpy(), dtype=bool)
+
+    @cached_property
+    def _judge_keys(self) -> list[str]:
+        return [judge_key(spec.identity()) for spec in judges(self.plan.sweep.judge)]
+
+    @cached_property
+    def _asked_keys(self) -> list[str]:
+        return sorted({one.key for by_metric in self.plan.inquiries.values() for one in by_metric.values()})
+
+    @cached_property
+    def _same_answers(self) -> Keys:
+        """Wanted answers that read the same in both runs."""
+        common = self._texts(self.store).common(self._texts(self.of))
+        return Keys(marked.partition(" ")[0] for marked in common)
+
+    def _texts(self, run: Store) -> Keys:
+        """The wanted answers of a run, each key with a digest of the text."""
+
+        def marked(part: pa.Table) -> pa.ChunkedArray:
+            rows = part.filter(pa.array(self._wanted.has(part["key"])))
+            texts = (text or "" for text in rows["answer"].to_pylist())
+            digests = [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
+            return pc.binary_join_element_wise(rows["key"], pa.chunked_array([digests], pa.string()), " ")
+
+        return Keys.of_columns(map(marked, run.iter_parts(Kind.GENERATIONS, columns=["key", "answer"])))
+
+    def _relabelled(self, rows: pa.Table) -> pa.Table:
+        """Answers under the names that this plan has for their cells and questions."""
+        cells, prompts = self._cells[0], self._prompts[0]
+        of_cell = pc.index_in(rows["adapter"], value_set=self._cells[1])
+        of_prompt = pc.index_in(rows["prompt"], value_set=self._prompts[1])
+        for names, place in ((cells, of_cell), (prompts, of_prompt)):
+            for name in names.column_names:
+                column = names[name].combine_chunks().take(place.combine_chunks())
+                rows = rows.set_column(rows.column_names.index(name), name, column)
+        return rows
+
+    @cached_property
+    def _cells(self) -> tuple[pa.Table, pa.Array]:
+        """Labels of the cells, and their keys."""
+        cells = self.plan.answering
+        labels = {name: [getattr(cell, name) for cell in cells] for name in ("model", "domain", "seed", "step")}
+        labels["arm"] = [str(cell.arm) for cell in cells]
+        return pa.table(labels), pa.array([cell.key for cell in cells])
+
+    @cached_property
+    def _prompts(self) -> tuple[pa.Table, pa.Array]:
+        """Labels of the prompts, and their texts; of a text that two questionnaires have the first's."""
+        texts = {
+            prompt_text(prompt.messages): prompt for asked in reversed(self.plan.asked) for prompt in asked.prompts
+        }
+        labels = {name: [getattr(one, name) for one in texts.values()] for name in ("question_id", "paraphrase")}
+        labels["condition"] = [str(one.condition) for one in texts.values()]
+        return pa.table(labels), pa.array(list(texts))
+
+
+def _chosen(run: Store, kind: Kind, keys: Keys, *, column: str) -> Iterator[pa.Table]:
+    """Whole rows whose key is among these, part by part; a part that has none is not read but for its keys."""
+    sizes = run.part_sizes(kind) if keys else {}
+    for name, size in sizes.items():
+        try:
+            (found,) = run.read_parts({name: size}, columns=[column])
+            mine = keys.has(found[column])
+            if mine.any():
+                (whole,) = run.read_parts({name: size})
+                yield whole.filter(pa.array(mine))
+        except FileNotFoundError:  # put together with others meanwhile: those are taken the next time
+            continue
+
+
+def _pairs(verdicts: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(verdicts["generation"], verdicts["key"], " ")
