@@ -1,10 +1,9 @@
 """Answers and verdicts as logs of inspect_ai, one a finetune: `inspect view --log-dir DIR` opens them.
 
-Not for running anything by inspect. The invariant: every stored answer is a sample, and every verdict a score of it;
-what has no score says its outcome.
+Not for running anything by inspect. The invariant: every answer of the plan is a sample, and every verdict of its judge
+a score of it; what has no score says its outcome.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,7 +97,7 @@ def _sample(row: _Row, verdicts: Sequence[_Row]) -> Any:
 
 
 def _turns(row: _Row) -> Iterator[Message]:
-    return (Message(*turn) for turn in json.loads(row["prompt"]))
+    return (Message(**turn) for turn in row["prompt"])
 
 
 def _score(verdict: _Row) -> Any:

@@ -3,35 +3,43 @@
 Not for counting them (tally.py). Invariant: a row is the plan's exactly when some table of the summary may count it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from emray.reduce.asked import EARLIER, PlanAsks
+from emray.records import Cell, Prompt, prompt_text
+from emray.reduce.asked import EARLIER, OURS, PlanAsks
 from emray.reduce.dose_rows import dose_study
 from emray.reduce.steering_rows import steering_study
 from emray.reduce.study import Study, load_study
 from emray.reduce.transfer_rows import transfer_study
 from emray.reduce.wanted import Wanted
-from emray.stats.arrays import Mask
+from emray.stats.arrays import Ints, Mask
+
+_CELL = ("model", "domain", "arm", "seed")
+_PROMPT = ("question_id", "paraphrase", "condition")
 
 
 class EverythingAsked(NamedTuple):
     """The answers of one plan, questionnaire by questionnaire, with what judges are asked about them."""
 
     asked: tuple[tuple[Wanted, PlanAsks], ...]
-    cells: frozenset[str]  # keys of all that train or answer
+    cells: Mapping[str, Cell]  # all that train or answer, by key
+    prompts: Mapping[str, Prompt]  # by the text of the `prompt` column; none where results are imported
     measurements: frozenset[str]  # keys of what probes are to measure
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
         """Of plan.json's content. Raises StoreError where it is no plan of this version."""
         studies = studies_of(load_study(document))
-        cells = frozenset(cell.key for study in studies for cell in study.cells)
+        cells = {cell.key: cell for study in reversed(studies) for cell in study.cells}
+        own = [prompt for study in reversed(studies) if not study.imported for prompt in study.prompts]
+        prompts = {prompt_text(prompt.messages): prompt for prompt in own}
         measurements = frozenset(one.key for one in studies[0].measurements)
-        return cls(tuple((Wanted.of(study), PlanAsks.of(study)) for study in studies), cells, measurements)
+        return cls(tuple((Wanted.of(study), PlanAsks.of(study)) for study in studies), cells, prompts, measurements)
 
     def answers(self, keys: pa.ChunkedArray) -> Mask:
         """Of each generation key, whether the plan wants it."""
@@ -39,12 +47,31 @@ class EverythingAsked(NamedTuple):
 
     def verdicts(self, rows: pa.Table) -> Mask:
         """Of each verdict (generation, metric, asked, judge_key), whether a judge of the plan is asked for it."""
-        counts = np.zeros(rows.num_rows, dtype=bool)
+        return self._of_source(rows, lambda source: source != EARLIER)
+
+    def own_verdicts(self, rows: pa.Table) -> Mask:
+        """The same of the sweep's own judge, without those under `also`."""
+        return self._of_source(rows, lambda source: source == OURS)
+
+    def _of_source(self, rows: pa.Table, counts: Callable[[Ints], Mask]) -> Mask:
+        chosen = np.zeros(rows.num_rows, dtype=bool)
         for wanted, asks in self.asked:
             position, found = wanted.find(rows["generation"])
             if found.any():
-                counts |= found & (asks.source(rows, wanted.prompt_at(position)) != EARLIER)
-        return counts
+                chosen |= found & counts(asks.source(rows, wanted.prompt_at(position)))
+        return chosen
+
+
+def under_names(answers: pa.Table, *, cells: Mapping[str, Cell], prompts: Mapping[str, Prompt]) -> pa.Table:
+    """Answers as a plan calls their cells and questions: names are in no key, and may have been others."""
+    of_cell = [cells.get(key) for key in answers["adapter"].to_pylist()]
+    of_prompt = [prompts.get(text) for text in answers["prompt"].to_pylist()]
+    for names, nouns in ((_CELL, of_cell), (_PROMPT, of_prompt)):
+        for name in names:
+            own = pa.array([noun and getattr(noun, name) for noun in nouns], answers.schema.field(name).type)
+            place = answers.schema.get_field_index(name)
+            answers = answers.set_column(place, name, pc.coalesce(own, answers[name]))
+    return answers
 
 
 def studies_of(study: Study) -> tuple[Study, ...]:

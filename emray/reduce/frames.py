@@ -4,12 +4,18 @@ Not for the stages. Invariant: reading changes nothing, and neither Ray nor torc
 """
 
 import io
+import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from emray.errors import StoreError
+from emray.reduce.everything_asked import EverythingAsked, under_names
 from emray.reduce.fields import csv_rows
+from emray.reduce.inputs import read_plan
 from emray.reduce.schema import CSV_TABLES, ColumnType
+from emray.stats.arrays import Mask
 from emray.store import Kind, Store
 
 if TYPE_CHECKING:
@@ -19,10 +25,14 @@ _PANDAS = {ColumnType.TEXT: "str", ColumnType.COUNT: "Int64", ColumnType.NUMBER:
 
 
 class RunFrames:
-    """Tables of a run folder, each read when first asked for."""
+    """Tables of a run folder, each read when first asked for.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    Answers and verdicts are those of the plan and its judge, under the plan's names for cells and questions; with
+    `everything`, also what earlier plans and further judges left, and a column `current` that tells them apart.
+    """
+
+    def __init__(self, store: Store, *, everything: bool = False) -> None:
+        self._store, self._everything = store, everything
         if not store.exists("plan.json"):
             raise StoreError(f"{store.root} holds no plan.json: it is not a run folder")
 
@@ -38,13 +48,17 @@ class RunFrames:
 
     @cached_property
     def generations(self) -> "pd.DataFrame":
-        """One row per stored answer."""
-        return self._store.read_rows(Kind.GENERATIONS).to_pandas()
+        """One row per answer; `prompt` is a list of messages, each with its role and content."""
+        table = self._store.read_rows(Kind.GENERATIONS)
+        named = under_names(table, cells=self._asked.cells, prompts=self._asked.prompts)
+        frame = self._chosen(named, self._asked.answers(table["key"]))
+        return frame.assign(prompt=frame["prompt"].map(messages_of))
 
     @cached_property
     def verdicts(self) -> "pd.DataFrame":
-        """One row per stored judge outcome; `generation` is the answer's key."""
-        return self._store.read_rows(Kind.VERDICTS).to_pandas()
+        """One row per judge outcome; `generation` is the answer's key."""
+        table = self._store.read_rows(Kind.VERDICTS)
+        return self._chosen(table, self._asked.own_verdicts(table))
 
     @cached_property
     def summary(self) -> "dict[str, pd.DataFrame]":
@@ -63,6 +77,15 @@ class RunFrames:
         """`summary.json`: counts, rules, limits in words, versions, cost, wall times."""
         return dict(self._store.read_json("summary/summary.json"))
 
+    @cached_property
+    def _asked(self) -> EverythingAsked:
+        return EverythingAsked.of(read_plan(self._store))
+
+    def _chosen(self, table: pa.Table, current: Mask) -> "pd.DataFrame":
+        if self._everything:
+            return table.to_pandas().assign(current=current)
+        return table.filter(pa.array(current)).to_pandas()
+
     def _summary(self, name: str) -> bytes:
         try:
             return self._store.read_bytes(f"summary/{name}")
@@ -71,6 +94,11 @@ class RunFrames:
             raise StoreError(f"{root} has no summary yet; python -m emray.reduce {root} writes it") from None
 
 
-def load_run(path: str) -> RunFrames:
+def messages_of(text: str) -> list[dict[str, str]]:
+    """The `prompt` column as messages."""
+    return [{"role": role, "content": content} for role, content, *_ in json.loads(text)]
+
+
+def load_run(path: str, *, everything: bool = False) -> RunFrames:
     """Open a run folder (or s3:// location). Raises StoreError when it is none."""
-    return RunFrames(Store(str(path)))
+    return RunFrames(Store(str(path)), everything=everything)

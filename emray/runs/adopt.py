@@ -22,6 +22,7 @@ from emray.judge.tasks import AGAIN, judges
 from emray.model.direction_files import FOLDER as DIRECTIONS
 from emray.plan import Plan
 from emray.records import FinishReason, Outcome, judge_key, prompt_text
+from emray.reduce.everything_asked import under_names
 from emray.runs.beside import counted, name_of
 from emray.stages import Judging, needed_cells, trained_keys
 from emray.stats.arrays import Mask
@@ -204,32 +205,9 @@ class _Taking:
 
     def _relabelled(self, rows: pa.Table) -> pa.Table:
         """Answers under the names that this plan has for their cells and questions."""
-        cells, prompts = self._cells[0], self._prompts[0]
-        of_cell = pc.index_in(rows["adapter"], value_set=self._cells[1])
-        of_prompt = pc.index_in(rows["prompt"], value_set=self._prompts[1])
-        for names, place in ((cells, of_cell), (prompts, of_prompt)):
-            for name in names.column_names:
-                column = names[name].combine_chunks().take(place.combine_chunks())
-                rows = rows.set_column(rows.column_names.index(name), name, column)
-        return rows
-
-    @cached_property
-    def _cells(self) -> tuple[pa.Table, pa.Array]:
-        """Labels of the cells, and their keys."""
-        cells = self.plan.answering
-        labels = {name: [getattr(cell, name) for cell in cells] for name in ("model", "domain", "seed", "step")}
-        labels["arm"] = [str(cell.arm) for cell in cells]
-        return pa.table(labels), pa.array([cell.key for cell in cells])
-
-    @cached_property
-    def _prompts(self) -> tuple[pa.Table, pa.Array]:
-        """Labels of the prompts, and their texts; of a text that two questionnaires have the first's."""
-        texts = {
-            prompt_text(prompt.messages): prompt for asked in reversed(self.plan.asked) for prompt in asked.prompts
-        }
-        labels = {name: [getattr(one, name) for one in texts.values()] for name in ("question_id", "paraphrase")}
-        labels["condition"] = [str(one.condition) for one in texts.values()]
-        return pa.table(labels), pa.array(list(texts))
+        cells = {cell.key: cell for cell in self.plan.answering}
+        prompts = [prompt for asked in reversed(self.plan.asked) for prompt in asked.prompts]
+        return under_names(rows, cells=cells, prompts={prompt_text(prompt.messages): prompt for prompt in prompts})
 
 
 def _chosen(run: Store, kind: Kind, keys: Keys, *, column: str) -> Iterator[pa.Table]:

@@ -117,7 +117,7 @@ def _any(masks: Sequence[Mask]) -> Mask:
 
 def _adapters(run: Store, wanted: Sequence[EverythingAsked]) -> dict[str, int]:
     """Bytes of the finished adapters that no plan wants, by key."""
-    cells = frozenset().union(*(one.cells for one in wanted))
+    cells = {key for one in wanted for key in one.cells}
     keys = [key for key in run.folders("adapters") if key not in cells and run.adapter_record(key)]
     return {key: sum(run.sizes(f"adapters/{key}").values()) for key in keys}
 
