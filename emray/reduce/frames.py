@@ -13,7 +13,6 @@ import pyarrow as pa
 from emray.errors import StoreError
 from emray.reduce.everything_asked import EverythingAsked, under_names
 from emray.reduce.fields import csv_rows
-from emray.reduce.inputs import read_plan
 from emray.reduce.schema import CSV_TABLES, ColumnType
 from emray.stats.arrays import Mask
 from emray.store import Kind, Store
@@ -79,7 +78,7 @@ class RunFrames:
 
     @cached_property
     def _asked(self) -> EverythingAsked:
-        return EverythingAsked.of(read_plan(self._store))
+        return EverythingAsked.of(self._store.read_json("plan.json"))
 
     def _chosen(self, table: pa.Table, current: Mask) -> "pd.DataFrame":
         if self._everything:
