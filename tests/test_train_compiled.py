@@ -18,6 +18,7 @@ from emray.train.dropout import drop, salts
 from emray.train.passes import Cells, Cut, Shapes, balanced, lay
 from emray.train.queue import CellQueue
 from emray.train.schedule import _Outcomes
+from emray.train.spans import gather, narrow, widen
 from tests.train_world import examples, group, mixed_examples, recipe, warm_base
 
 PLAIN = Execution(compiled=False, graphs=False, recompute=False)
@@ -65,6 +66,17 @@ def test_mixed_cells_end_as_alone_dropping_what_they_drop_alone(base):
         (alone,), (expected,) = trained(base, engine=PLAIN, seeds=(seed,), rows=ROWS[seed : seed + 1], lora_dropout=0.2)
         assert run.steps.tally.losses == pytest.approx(alone.steps.tally.losses, abs=1e-5)
         assert furthest(values, expected) < 1e-4
+
+
+def test_each_span_of_tokens_meets_its_own_matrices():
+    """An empty span among them, and tokens after the last that are nobody's."""
+    torch.manual_seed(0)
+    ends = torch.tensor([5, 5, 12], dtype=torch.int32)
+    x, low, w = torch.randn(15, 7), torch.randn(15, 3), torch.randn(3, 3, 7)
+    whose = torch.tensor([[1.0, 0, 0]] * 5 + [[0.0, 0, 1]] * 7 + [[0.0, 0, 0]] * 3)
+    assert torch.allclose(narrow(x, w, ends), torch.einsum("tc,tn,crn->tr", whose, x, w), atol=1e-5)
+    assert torch.allclose(widen(low, w, ends), torch.einsum("tc,tr,crn->tn", whose, low, w), atol=1e-5)
+    assert torch.allclose(gather(low, x, ends), torch.einsum("tc,tr,tn->crn", whose, low, x), atol=1e-5)
 
 
 def test_a_cell_that_diverges_beside_others_fails_alone(base):
@@ -249,9 +261,9 @@ def _check_pass(lengths, chosen, shapes):
     assert torch.equal(one.ids[(one.keep[kept] + 1).long()], one.targets[kept])
     assert torch.equal(one.cells[kept], one.targets[kept] // 1000 - 1)
     assert torch.allclose(one.weights[kept], 0.5 / (one.cells[kept] + 1))
-    mine = one.mine()
-    assert mine.sum(1).tolist() == [1] * real + [0] * (num_tokens - real)
-    assert torch.equal(one.which[mine[:real].int().argmax(1)], one.salt[:real] - 1)
+    span = torch.searchsorted(one.ends, torch.arange(num_tokens, dtype=torch.int32), right=True)
+    assert one.ends[-1] == real
+    assert torch.equal(one.which[span[:real]], one.salt[:real] - 1)
     assert one.place.tolist() == [list(chosen).index(cell) if cell in chosen else -1 for cell in range(len(lengths))]
 
 
@@ -259,7 +271,7 @@ def test_cells_of_sixteen_examples_share_passes_that_are_nearly_full():
     rng = np.random.default_rng(0)
     lengths = [np.clip(rng.lognormal(np.log(250), 0.5, 16), 27, 512).astype(int).tolist() for _ in range(8)]
     for budget, most in ((4096, 0.06), (8192, 0.06), (16384, 0.08)):
-        shapes = Shapes.of(512, token_budget=budget, cells=Cells(8, 4200, 32))
+        shapes = Shapes.of(512, token_budget=budget, cells=Cells(8, 4200))
         sizes = [
             sum(lengths[c][i] for c, some in chosen.items() for i in some)
             for chosen in balanced(lengths, shapes=shapes)
@@ -271,11 +283,9 @@ def test_cells_of_sixteen_examples_share_passes_that_are_nearly_full():
 
 def test_a_pass_has_places_for_the_cells_whose_steps_it_can_hold():
     assert Cells().places(8192) == 1
-    assert Cells(8, 4200, 32).places(4096) == 2
-    assert Cells(8, 4200, 32).places(16384) == 5
-    assert Cells(8, 100, 32).places(16384) == 8  # 256 wide
-    assert Cells(8, 100, 128).places(16384) == 2
-    assert Cells(8, 100, 512).places(16384) == 1
+    assert Cells(8, 4200).places(4096) == 2
+    assert Cells(8, 4200).places(16384) == 5
+    assert Cells(8, 100).places(16384) == 8
 
 
 def test_masks_follow_seed_and_step_and_drop_their_share():

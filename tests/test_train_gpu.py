@@ -189,6 +189,26 @@ def test_attention_of_groups_equals_the_masked_product():
         assert error_of(ours, exact) < BF16_TOLERANCE
 
 
+@pytest.mark.parametrize(("rank", "width"), [(8, 128), (32, 896), (32, 4864), (256, 300)])
+def test_spans_of_tokens_meet_their_own_matrices_and_no_other(rank, width):
+    """One that is not finite stays where it is; tokens after the last span are nobody's."""
+    from emray.train import spans
+
+    torch.manual_seed(0)
+    ends = torch.tensor([70, 70, 1000, 1030, 2000], dtype=torch.int32)
+    x, low = torch.randn(2048, width), torch.randn(2048, rank)
+    for w in (torch.randn(5, rank, width), torch.randn(5, width, rank).transpose(1, 2)):
+        given = [t.cuda().bfloat16() for t in (x, low, w)]
+        exact = [t.cpu().float() for t in given]
+        for product, first, second in ((spans.narrow, 0, 2), (spans.widen, 1, 2), (spans.gather, 1, 0)):
+            ours = product(given[first], given[second], ends.cuda()).cpu().float()
+            assert error_of(ours, product(exact[first], exact[second], ends)) < BF16_TOLERANCE
+        given[2][3] = float("nan")
+        for product, values in ((spans.narrow, given[0]), (spans.widen, given[1])):
+            bad = product(values, given[2], ends.cuda()).isnan().any(1).cpu()
+            assert bad.nonzero()[:, 0].tolist() == list(range(1000, 1030))
+
+
 def test_hashes_of_the_device_are_those_of_the_host():
     from emray.train.dropout import drop, salts
 

@@ -137,10 +137,8 @@ class CompiledStep:
         """The linear layers what they have to know."""
         tokens = self._tokens
         tokens.salt, tokens.again, tokens.which, tokens.place = one.salt, one.salt.view(-1), one.which, one.place
-        tokens.mine = one.mine() if len(one.which) > 1 else one.which
+        tokens.ends = one.ends
         _mark((tokens.salt, 0), (tokens.again, 0))
-        if len(one.which) > 1:
-            _mark((tokens.mine, 0))
 
 
 def signature(model: Any, *, names: Sequence[str], engine: Execution) -> tuple[Any, ...]:

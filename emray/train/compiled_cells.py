@@ -44,8 +44,7 @@ class CompiledCells:
         self._seeds = {name: clock.seed for name, clock in attached.clocks.items()}
         self._runs, self._device = list(runs), base.device
         self._longest = max(run.steps.longest for run in runs)
-        rank = max(min(parameter.shape) for parameter in runs[0].parameters)
-        self._cells = Cells(len(runs), min(run.steps.tokens_a_step for run in runs), rank)
+        self._cells = Cells(len(runs), min(run.steps.tokens_a_step for run in runs))
         self._shape(token_budget)
         self._step = _step_of(base, attached, names, shapes=self._shapes)
         self._step.adopt(attached.model, names)

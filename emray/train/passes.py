@@ -19,20 +19,17 @@ from emray.model.rows import TokenRow
 BLOCK = 128  # tokens; what attention kernels work on
 EXAMPLES = 64  # a pass has room for so many, or twice as many, ...
 GRAIN = 256  # tokens; sizes of passes are multiples of it, or of a sixteenth of the budget where that is more
-MAX_WIDTH = 256  # ranks side by side: up to here a product takes as long as reading its tokens
 
 
 class Cells(NamedTuple):
-    """The cells that share passes: how many, tokens of the smallest one's step, and the highest rank."""
+    """The cells that share passes: how many, and tokens of the smallest one's step."""
 
     number: int = 1
     tokens_a_step: float = math.inf
-    rank: int = 1
 
     def places(self, token_budget: int) -> int:
         """Of how many a pass can hold examples: of those whose steps fit, and of one that does not."""
-        fit = 1 + math.ceil(token_budget / self.tokens_a_step)
-        return max(1, min(self.number, fit, MAX_WIDTH // self.rank))
+        return min(self.number, 1 + math.ceil(token_budget / self.tokens_a_step))
 
 
 ALONE = Cells()
@@ -91,11 +88,6 @@ class Pass(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """Sizes of all fields: passes of equal shape differ in values alone."""
         return tuple(len(field) for field in self[:-1])
-
-    def mine(self) -> torch.Tensor:
-        """[T, C] whether a token is of the cell at a place."""
-        places = torch.arange(len(self.ids), device=self.ids.device, dtype=self.ends.dtype)[:, None]
-        return (places < self.ends) & (places >= torch.nn.functional.pad(self.ends[:-1], (1, 0)))
 
     def copy(self) -> "Pass":
         """The same values elsewhere."""
