@@ -88,7 +88,7 @@ def _works(options: argparse.Namespace) -> list[Work]:
         most = options.counts[-1]
         shared = recipe | {"strategy": "deepspeed", "num_workers": most, "zero_stage": 3, "batch_size": 64}
         works.append(Work(f"ZeRO-3 over {most}", most, 1, shared, "train"))
-    return works
+    return [work for work in works if re.search(options.only, work.name)]
 
 
 def write_rows(path: Path, *, count: int) -> None:
@@ -216,7 +216,7 @@ def _keep(options: argparse.Namespace, runs: Sequence[Scaled]) -> dict[str, Any]
 def _report(options: argparse.Namespace, runs: Sequence[Scaled]) -> dict[str, Any]:
     import torch
 
-    counts = " ".join(map(str, options.counts))
+    counts = " ".join(map(str, options.counts)) + (f" --only '{options.only}'" if options.only else "")
     return {
         "device": torch.cuda.get_device_name(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -236,6 +236,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=800, help="a cell")
     parser.add_argument("--samples", type=int, default=40, help="answers a question and cell")
     parser.add_argument("--zero", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--only", default="", help="a regular expression: which runs")
     parser.add_argument("--run-s", type=float, default=240, help="the most a run may take")
     parser.add_argument("--folder", type=Path, help="where the model is made and stays; one that is there is used")
     options = parser.parse_args()

@@ -100,9 +100,12 @@ def test_a_compiled_gradient_is_the_float32_gradient_up_to_bf16(base, reference,
     assert loss == pytest.approx(exact_loss, rel=2e-3)
 
 
-@pytest.mark.parametrize("budget", [8192, 2048])
-def test_each_of_three_mixed_gradients_is_its_own(base, reference, budget):
-    ours, losses, told = gradients_of(base, seeds=(0, 1, 2), budget=budget)
+@pytest.mark.parametrize(("budget", "by_spans"), [(8192, True), (2048, True), (2048, False)])
+def test_each_of_three_mixed_gradients_is_its_own(base, reference, budget, by_spans):
+    from emray.train.compiled import Execution
+
+    engine = Execution(True, by_spans, False, by_spans)
+    ours, losses, told = gradients_of(base, seeds=(0, 1, 2), budget=budget, engine=engine)
     assert told == ["compiled"] * 3
     base.compiled = None
     for mine, loss, ((exact,), (exact_loss,), _) in zip(ours, losses, reference, strict=True):

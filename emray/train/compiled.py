@@ -23,6 +23,7 @@ from emray.train.passes import Cut, Pass, Shapes, lay
 from emray.train.varlen import VARLEN, Bounds, has_flash
 
 GRAPH_MAX_PARAMETERS = 3e9  # above, a layer's kernels outlast their launches
+TINY = 1e8  # parameters; below, compiling takes longer than a study's steps, and a graph alone makes them fast
 PROBE_TOLERANCE = 0.1  # of the logits' norm: by other kernels bf16 gives 0.04 at 28 layers of random weights
 
 
@@ -31,18 +32,22 @@ class Unsuitable(Exception):
 
 
 class Execution(NamedTuple):
-    """How passes are run: through the compiler, as CUDA graphs, with activations recomputed in the backward pass."""
+    """How passes are run: through the compiler, as CUDA graphs, with activations recomputed in the backward pass, and
+    with products by spans where several cells share one (lora.py)."""
 
     compiled: bool
     graphs: bool
     recompute: bool
+    by_spans: bool = False
 
 
 def engine_for(model: Any, *, device: torch.device, recompute: bool) -> Execution | None:
     """What this device takes; None: the eager step, whose float32 is exact, is the fast one on a CPU."""
     if not has_flash(device):
         return None
-    return Execution(True, model.num_parameters() <= GRAPH_MAX_PARAMETERS and not recompute, recompute)
+    parameters = model.num_parameters()
+    small = parameters <= GRAPH_MAX_PARAMETERS
+    return Execution(parameters >= TINY, small and not recompute, recompute, by_spans=small)
 
 
 class CompiledStep:
@@ -137,8 +142,11 @@ class CompiledStep:
         """The linear layers what they have to know."""
         tokens = self._tokens
         tokens.salt, tokens.again, tokens.which, tokens.place = one.salt, one.salt.view(-1), one.which, one.place
-        tokens.ends = one.ends
+        tokens.ends, beside = one.ends, len(one.which) > 1 and not self._engine.by_spans
+        tokens.mine = one.mine() if beside else one.which
         _mark((tokens.salt, 0), (tokens.again, 0))
+        if beside:
+            _mark((tokens.mine, 0))
 
 
 def signature(model: Any, *, names: Sequence[str], engine: Execution) -> tuple[Any, ...]:
@@ -207,7 +215,8 @@ class _Graphs:
     def _record(self, one: Pass, longest: int) -> tuple[torch.cuda.CUDAGraph, Pass]:
         inputs = one.copy()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        torch.cuda.empty_cache()
+        if torch.cuda.mem_get_info()[0] < torch.cuda.max_memory_allocated():
+            torch.cuda.empty_cache()  # the pool takes memory of its own; giving back and taking anew is slow
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             self._run(inputs, longest)

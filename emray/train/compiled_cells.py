@@ -26,6 +26,8 @@ from emray.train.loop import check_finite, num_trained
 from emray.train.passes import Cells, Cut, Pass, Shapes, balanced, lay
 from emray.train.warm import WarmBase
 
+MAX_WIDTH = 256  # ranks side by side: up to here a product takes as long as reading its tokens
+
 
 class StepRows(NamedTuple):
     """One cell's step: its rows, the salts of their tokens, and 1 / the tokens it trains on."""
@@ -45,6 +47,9 @@ class CompiledCells:
         self._runs, self._device = list(runs), base.device
         self._longest = max(run.steps.longest for run in runs)
         self._cells = Cells(len(runs), min(run.steps.tokens_a_step for run in runs))
+        if base.engine is not None and not base.engine.by_spans:
+            rank = max(min(parameter.shape) for parameter in runs[0].parameters)
+            self._cells = self._cells._replace(at_most=MAX_WIDTH // rank)
         self._shape(token_budget)
         self._step = _step_of(base, attached, names, shapes=self._shapes)
         self._step.adopt(attached.model, names)

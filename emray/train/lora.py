@@ -1,9 +1,10 @@
 """LoRA arithmetic of the compiled step: bf16 products over float32 masters, with one adapter or with several.
 
 peft makes, initialises and saves the adapters; here their values lie in tensors of several cells, so that a next cell
-finds the same addresses. In a pass of several cells each span of tokens meets its own cell's matrices (spans.py). Not
-for which token is whose (passes.py). The invariant: a cell's peft parameters are views of these tensors, values and
-gradients alike.
+finds the same addresses. In a pass of several cells of a small model each span of tokens meets its own cell's matrices
+(spans.py). Large models multiply with all of them side by side, as with one adapter of a higher rank, and blank what is
+not a token's own in between: there it is the faster way. Not for which token is whose (passes.py). The invariant: a
+cell's peft parameters are views of these tensors, values and gradients alike.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ class Tokens:
 
     salt [T] int32; `again` is the salt under another name, for the backward pass: a compiler that saw the same number
     twice would keep what the forward pass made of it. Of several cells also: which [C] int32, the cells that have a
-    place; place [K] int32, each cell's or -1; ends [C] int32, where the tokens of each place end.
+    place; place [K] int32, each cell's or -1; ends [C] int32, where the tokens of each place end; mine [T, C] bool,
+    whether a token is of the cell at a place, where matrices stand side by side.
     """
 
     salt: torch.Tensor = field(default_factory=_none)
@@ -35,6 +37,7 @@ class Tokens:
     which: torch.Tensor = field(default_factory=_none)
     place: torch.Tensor = field(default_factory=_none)
     ends: torch.Tensor = field(default_factory=_none)
+    mine: torch.Tensor = field(default_factory=_none)
 
 
 class LoraLinear(torch.nn.Module):
@@ -68,18 +71,21 @@ class LoraLinear(torch.nn.Module):
         out = torch.nn.functional.linear(inputs, self.weight, self.bias)
         flat = inputs.flatten(0, 1)
         salts = (tokens.salt, tokens.again, self.number, self.dropped)
-        if len(self.a) > 1:
-            added = _Mixed.apply(flat, *self._placed(inputs.dtype), tokens.ends, *salts)
+        if len(self.a) > 1 and tokens.mine.dim() == 1:
+            added = _Spanned.apply(flat, *self._placed(inputs.dtype), tokens.ends, *salts)
         elif self.dropped:
-            added = _Dropped.apply(flat, *self._only(inputs.dtype), *salts)
+            added = _Dropped.apply(flat, *self._side_by_side(inputs.dtype), tokens.mine, *salts)
         else:
-            a, b = self._only(inputs.dtype)
-            added = flat @ a.T @ b.T
+            a, b = self._side_by_side(inputs.dtype)
+            added = _own(flat @ a.T, tokens.mine) @ b.T
         return out + added.unsqueeze(0)
 
-    def _only(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """The one adapter: [r, in], [out, r]."""
-        return self.a.to(dtype)[0], (self.b * self.scale).to(dtype)[0]
+    def _side_by_side(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """The one adapter, or those that have a place as one of rank C r: [C r, in], [out, C r]."""
+        if len(self.a) == 1:
+            return self.a.to(dtype)[0], (self.b * self.scale).to(dtype)[0]
+        a, b = self._placed(dtype)
+        return a.flatten(0, 1), b.transpose(0, 1).flatten(1)
 
     def _placed(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """The adapters that have a place: [C, r, in], [C, out, r]."""
@@ -103,27 +109,27 @@ class _Placed(torch.autograd.Function):
 
 
 class _Dropped(torch.autograd.Function):
-    """x [T, i], a [r, i], b [o, r] -> dropout(x) a' b' [T, o], keeping x alone: masks and products are remade."""
+    """x [T, i], a [R, i], b [o, R] -> own(dropout(x) a') b' [T, o], keeping x alone: masks and products are remade."""
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> torch.Tensor:
-        x, a, b, salt, again, number, dropped = given
-        low = drop(x, salt=salt, layer=number, dropped=dropped) @ a.T
-        ctx.save_for_backward(x, a, b, low, again, number)
+        x, a, b, mine, salt, again, number, dropped = given
+        low = _own(drop(x, salt=salt, layer=number, dropped=dropped) @ a.T, mine)
+        ctx.save_for_backward(x, a, b, low, mine, again, number)
         ctx.dropped = dropped
         return low @ b.T
 
     @staticmethod
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[Any, ...]:
-        x, a, b, low, salt, number = ctx.saved_tensors
-        by_low = slope @ b
+        x, a, b, low, mine, salt, number = ctx.saved_tensors
+        by_low = _own(slope @ b, mine)
         kept = drop(x, salt=salt, layer=number, dropped=ctx.dropped)
         by_x = drop(by_low @ a, salt=salt, layer=number, dropped=ctx.dropped)
-        return by_x, by_low.T @ kept, slope.T @ low, None, None, None, None
+        return by_x, by_low.T @ kept, slope.T @ low, None, None, None, None, None
 
 
-class _Mixed(torch.autograd.Function):
-    """The same with a [C, r, i] and b [C, o, r], each span of tokens with its own, dropped or not."""
+class _Spanned(torch.autograd.Function):
+    """The same with a [C, r, i] and b [C, o, r]: each span of tokens with its own."""
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> torch.Tensor:
@@ -141,6 +147,13 @@ class _Mixed(torch.autograd.Function):
         by_b = gather(low, slope, ends).transpose(1, 2)
         by_x = _kept(widen(by_low, a, ends), salt, number, ctx.dropped)
         return by_x, by_a, by_b, None, None, None, None, None
+
+
+def _own(low: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
+    """[T, C r] without what other cells' matrices made of a token; a pass of one cell has no `mine`."""
+    if mine.dim() == 1:
+        return low
+    return torch.where(mine[:, :, None], low.unflatten(1, (mine.shape[1], -1)), 0.0).flatten(1)
 
 
 def _kept(values: torch.Tensor, salt: torch.Tensor, number: torch.Tensor, dropped: int) -> torch.Tensor:

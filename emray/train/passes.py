@@ -22,14 +22,15 @@ GRAIN = 256  # tokens; sizes of passes are multiples of it, or of a sixteenth of
 
 
 class Cells(NamedTuple):
-    """The cells that share passes: how many, and tokens of the smallest one's step."""
+    """The cells that share passes: how many, tokens of the smallest one's step, and how many a pass takes at most."""
 
     number: int = 1
     tokens_a_step: float = math.inf
+    at_most: int = 1_000_000
 
     def places(self, token_budget: int) -> int:
         """Of how many a pass can hold examples: of those whose steps fit, and of one that does not."""
-        return min(self.number, 1 + math.ceil(token_budget / self.tokens_a_step))
+        return max(1, min(self.number, 1 + math.ceil(token_budget / self.tokens_a_step), self.at_most))
 
 
 ALONE = Cells()
@@ -88,6 +89,11 @@ class Pass(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """Sizes of all fields: passes of equal shape differ in values alone."""
         return tuple(len(field) for field in self[:-1])
+
+    def mine(self) -> torch.Tensor:
+        """[T, C] whether a token is of the cell at a place."""
+        places = torch.arange(len(self.ids), device=self.ids.device, dtype=self.ends.dtype)[:, None]
+        return (places < self.ends) & (places >= torch.nn.functional.pad(self.ends[:-1], (1, 0)))
 
     def copy(self) -> "Pass":
         """The same values elsewhere."""
