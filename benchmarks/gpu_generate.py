@@ -133,7 +133,9 @@ def _command(options: argparse.Namespace) -> list[str]:
 
 
 def make(shape: str, folder: Path) -> None:
-    """The model and its adapters, of random weights, made on the GPU."""
+    """The model and its adapters, of random weights, made on the GPU; what is there stays."""
+    if (folder / "made").exists():
+        return
     import torch
     from safetensors.torch import save_file
 
@@ -161,6 +163,7 @@ def make(shape: str, folder: Path) -> None:
             shutil.copytree(
                 _place(folder, recipe, number % FILES), _place(folder, recipe, number), copy_function=os.link
             )
+    (folder / "made").touch()
 
 
 def _adapter_config(recipe: Recipe) -> str:

@@ -69,9 +69,8 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="emray-bench-") as scratch:
         folder = options.folder or Path(scratch)
-        if not (folder / "model").exists():
-            shape = [sys.executable, "-m", "benchmarks.gpu_generate", "--shape", options.shape]
-            subprocess.run([*shape, "--make", "--folder", str(folder)], check=True)
+        shape = [sys.executable, "-m", "benchmarks.gpu_generate", "--shape", options.shape]
+        subprocess.run([*shape, "--make", "--folder", str(folder)], check=True)
         write_rows(folder / "rows.jsonl", count=options.rows)
         runs: list[Scaled] = []
         for work in _works(options):

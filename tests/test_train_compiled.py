@@ -59,10 +59,11 @@ def test_a_cell_ends_as_on_the_eager_step(base, budget):
     assert run.steps.tally.num_tokens_real == eager.steps.tally.num_tokens_real < run.steps.tally.num_tokens_padded
 
 
-@pytest.mark.parametrize("by_spans", [False, True])
-def test_mixed_cells_end_as_alone_dropping_what_they_drop_alone(base, by_spans):
-    engine = PLAIN._replace(by_spans=by_spans)
-    mixed, together = trained(base, engine=engine, seeds=(0, 1, 2), rows=ROWS, lora_dropout=0.2)
+@pytest.mark.parametrize("max_width", [0, 96])
+def test_mixed_cells_end_as_alone_dropping_what_they_drop_alone(base, monkeypatch, max_width):
+    """By spans, and side by side."""
+    monkeypatch.setattr("emray.train.compiled.MAX_WIDTH", max_width)
+    mixed, together = trained(base, engine=PLAIN, seeds=(0, 1, 2), rows=ROWS, lora_dropout=0.2)
     assert len({run.steps.num_steps for run in mixed}) > 1  # some end before others
     for seed, run, values in zip(range(3), mixed, together, strict=True):
         (alone,), (expected,) = trained(base, engine=PLAIN, seeds=(seed,), rows=ROWS[seed : seed + 1], lora_dropout=0.2)
@@ -288,8 +289,6 @@ def test_a_pass_has_places_for_the_cells_whose_steps_it_can_hold():
     assert Cells(8, 4200).places(4096) == 2
     assert Cells(8, 4200).places(16384) == 5
     assert Cells(8, 100).places(16384) == 8
-    assert Cells(8, 100, at_most=2).places(16384) == 2
-    assert Cells(8, 100, at_most=0).places(16384) == 1
 
 
 def test_masks_follow_seed_and_step_and_drop_their_share():

@@ -63,7 +63,7 @@ def gradients_of(base, **options):
         return torch.tensor(True, device=base.device)
 
     for run in group.runs:
-        run.steps.apply = run.steps.apply_finite = lambda run=run: keep(run)
+        run.steps.apply = run.steps.use_gradients = lambda run=run: keep(run)
     group.step()
     told = [run.arithmetic for run in group.runs]
     losses = [run.steps.tally.losses[0] for run in group.runs]
@@ -100,12 +100,13 @@ def test_a_compiled_gradient_is_the_float32_gradient_up_to_bf16(base, reference,
     assert loss == pytest.approx(exact_loss, rel=2e-3)
 
 
-@pytest.mark.parametrize(("budget", "by_spans"), [(8192, True), (2048, True), (2048, False)])
-def test_each_of_three_mixed_gradients_is_its_own(base, reference, budget, by_spans):
+@pytest.mark.parametrize(("budget", "max_width"), [(8192, 0), (2048, 0), (2048, 96)])
+def test_each_of_three_mixed_gradients_is_its_own(base, reference, monkeypatch, budget, max_width):
+    """By spans, and side by side."""
     from emray.train.compiled import Execution
 
-    engine = Execution(True, by_spans, False, by_spans)
-    ours, losses, told = gradients_of(base, seeds=(0, 1, 2), budget=budget, engine=engine)
+    monkeypatch.setattr("emray.train.compiled.MAX_WIDTH", max_width)
+    ours, losses, told = gradients_of(base, seeds=(0, 1, 2), budget=budget, engine=Execution(True, False, False))
     assert told == ["compiled"] * 3
     base.compiled = None
     for mine, loss, ((exact,), (exact_loss,), _) in zip(ours, losses, reference, strict=True):

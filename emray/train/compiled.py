@@ -6,6 +6,7 @@ step up to the rounding of bf16; a model for which a first pass shows otherwise 
 """
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from emray.train.varlen import VARLEN, Bounds, has_flash
 
 GRAPH_MAX_PARAMETERS = 3e9  # above, a layer's kernels outlast their launches
 TINY = 1e8  # parameters; below, compiling takes longer than a study's steps, and a graph alone makes them fast
+MAX_WIDTH = 96  # ranks side by side; above, they cost more than products by spans (lora.py)
 PROBE_TOLERANCE = 0.1  # of the logits' norm: by other kernels bf16 gives 0.04 at 28 layers of random weights
 
 
@@ -32,13 +34,11 @@ class Unsuitable(Exception):
 
 
 class Execution(NamedTuple):
-    """How passes are run: through the compiler, as CUDA graphs, with activations recomputed in the backward pass, and
-    with products by spans where several cells share one (lora.py)."""
+    """How passes are run: through the compiler, as CUDA graphs, with activations recomputed in the backward pass."""
 
     compiled: bool
     graphs: bool
     recompute: bool
-    by_spans: bool = False
 
 
 def engine_for(model: Any, *, device: torch.device, recompute: bool) -> Execution | None:
@@ -46,8 +46,7 @@ def engine_for(model: Any, *, device: torch.device, recompute: bool) -> Executio
     if not has_flash(device):
         return None
     parameters = model.num_parameters()
-    small = parameters <= GRAPH_MAX_PARAMETERS
-    return Execution(parameters >= TINY, small and not recompute, recompute, by_spans=small)
+    return Execution(parameters >= TINY, parameters <= GRAPH_MAX_PARAMETERS and not recompute, recompute)
 
 
 class CompiledStep:
@@ -142,7 +141,8 @@ class CompiledStep:
         """The linear layers what they have to know."""
         tokens = self._tokens
         tokens.salt, tokens.again, tokens.which, tokens.place = one.salt, one.salt.view(-1), one.which, one.place
-        tokens.ends, beside = one.ends, len(one.which) > 1 and not self._engine.by_spans
+        width = len(one.which) * self._linears[0].a.shape[1]
+        tokens.ends, beside = one.ends, len(one.which) > 1 and width <= MAX_WIDTH
         tokens.mine = one.mine() if beside else one.which
         _mark((tokens.salt, 0), (tokens.again, 0))
         if beside:
@@ -215,12 +215,31 @@ class _Graphs:
     def _record(self, one: Pass, longest: int) -> tuple[torch.cuda.CUDAGraph, Pass]:
         inputs = one.copy()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        if torch.cuda.mem_get_info()[0] < torch.cuda.max_memory_allocated():
-            torch.cuda.empty_cache()  # the pool takes memory of its own; giving back and taking anew is slow
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            self._run(inputs, longest)
-        return graph, inputs
+        return recorded(lambda: self._run(inputs, longest), pool=self._pool), inputs
+
+
+def recorded(run: Callable[[], object], *, pool: Any = None) -> torch.cuda.CUDAGraph:
+    """What this does on the device, to be replayed. torch.cuda.graph would give all cached memory back each time, which
+    a pass then takes anew; here that happens only where little is left."""
+    if torch.cuda.mem_get_info()[0] < torch.cuda.max_memory_allocated():
+        torch.cuda.empty_cache()
+    graph, stream = torch.cuda.CUDAGraph(), _recording_stream()
+    torch.cuda.synchronize()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(*((pool,) if pool else ()))
+        try:
+            run()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph
+
+
+@functools.cache
+def _recording_stream() -> torch.cuda.Stream:
+    """One for all: recordings find each other's memory by their stream."""
+    return torch.cuda.Stream()
 
 
 def _mark(*dims: tuple[torch.Tensor, int]) -> None:

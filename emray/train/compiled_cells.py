@@ -20,13 +20,11 @@ from emray.model.rows import TokenRow
 from emray.spec import TrainSpec
 from emray.train.adapter import Attached
 from emray.train.cell import CellRun
-from emray.train.compiled import CompiledStep, Unsuitable, check, signature
+from emray.train.compiled import CompiledStep, Unsuitable, check, recorded, signature
 from emray.train.dropout import salts
-from emray.train.loop import check_finite, num_trained
+from emray.train.loop import Steps, check_finite, num_trained
 from emray.train.passes import Cells, Cut, Pass, Shapes, balanced, lay
 from emray.train.warm import WarmBase
-
-MAX_WIDTH = 256  # ranks side by side: up to here a product takes as long as reading its tokens
 
 
 class StepRows(NamedTuple):
@@ -35,6 +33,37 @@ class StepRows(NamedTuple):
     rows: list[TokenRow]
     salts: list[np.ndarray]
     weight: float
+
+
+class RecordedApply:
+    """A cell's clipping and optimizer step: once as it is, then as a CUDA graph. Telling a GPU of hundreds of small
+    tensors takes longer than what it has to do."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps, self._rate = steps, torch.zeros((), device=steps.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._finite = self._rate
+        self._moments = 0  # where the state lies that the graph changes; one that was restored lies elsewhere
+
+    def __call__(self) -> torch.Tensor:
+        """Returns whether the gradient was finite, [] bool."""
+        self._rate.fill_(self._steps.learning_rate())
+        for group in self._steps.optimizer.param_groups:
+            group["lr"], group["capturable"] = self._rate, True
+        if not self._moments or self._moments != self._address():
+            self._graph = None
+            self._use_gradients()
+            self._moments = self._address()
+            return self._finite
+        self._graph = self._graph or recorded(self._use_gradients)
+        self._graph.replay()
+        return self._finite
+
+    def _address(self) -> int:
+        return next((state["exp_avg"].data_ptr() for state in self._steps.optimizer.state.values()), 0)
+
+    def _use_gradients(self) -> None:
+        self._finite = self._steps.use_gradients()
 
 
 class CompiledCells:
@@ -47,12 +76,11 @@ class CompiledCells:
         self._runs, self._device = list(runs), base.device
         self._longest = max(run.steps.longest for run in runs)
         self._cells = Cells(len(runs), min(run.steps.tokens_a_step for run in runs))
-        if base.engine is not None and not base.engine.by_spans:
-            rank = max(min(parameter.shape) for parameter in runs[0].parameters)
-            self._cells = self._cells._replace(at_most=MAX_WIDTH // rank)
         self._shape(token_budget)
         self._step = _step_of(base, attached, names, shapes=self._shapes)
         self._step.adopt(attached.model, names)
+        records = base.engine is not None and base.engine.graphs
+        self._apply = {run.name: RecordedApply(run.steps) if records else run.steps.apply_finite for run in runs}
         self._passes: list[Pass] = []
         self._apart = False  # whether the step to come is one to make again, with no cell beside another
         self._gathered: list[tuple[str, int]] = []  # the cells and steps whose gradients are under way
@@ -64,7 +92,7 @@ class CompiledCells:
             self._step.clear()  # a cell has left since, or has a step to make again
             self._gather(runs, ahead=0, apart=self._apart)
         self._count(runs)
-        finite = [run.steps.apply_finite() for run in runs]
+        finite = [self._apply[run.name]() for run in runs]
         told = self._step.take_losses(*finite)
         self._gather_ahead(runs)
         values = told()  # the device is at the next step's gradients meanwhile

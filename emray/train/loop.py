@@ -159,8 +159,12 @@ class Steps:
     def apply_finite(self) -> torch.Tensor:
         """The same without waiting for the device, where gradients must stay where they are: they become zeros. One
         that is not finite changes nothing. Returns whether it was finite, [] bool."""
-        finite = torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.max_grad_norm).isfinite()
         self._follow_schedule()
+        return self.use_gradients()
+
+    def use_gradients(self) -> torch.Tensor:
+        """That at the learning rate as it is."""
+        finite = torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.max_grad_norm).isfinite()
         # how torch's own loss scaling skips a step
         self.optimizer.found_inf = (~finite).float()
         self.optimizer.step()

@@ -1,10 +1,10 @@
 """LoRA arithmetic of the compiled step: bf16 products over float32 masters, with one adapter or with several.
 
 peft makes, initialises and saves the adapters; here their values lie in tensors of several cells, so that a next cell
-finds the same addresses. In a pass of several cells of a small model each span of tokens meets its own cell's matrices
-(spans.py). Large models multiply with all of them side by side, as with one adapter of a higher rank, and blank what is
-not a token's own in between: there it is the faster way. Not for which token is whose (passes.py). The invariant: a
-cell's peft parameters are views of these tensors, values and gradients alike.
+finds the same addresses. A pass of few cells multiplies with their matrices side by side, as with one adapter of a
+higher rank, and blanks what is not a token's own in between; in one of many each span of tokens meets its own cell's
+matrices (spans.py). Not for which token is whose (passes.py). The invariant: a cell's peft parameters are views of
+these tensors, values and gradients alike.
 """
 
 from collections.abc import Sequence

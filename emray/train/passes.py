@@ -22,15 +22,14 @@ GRAIN = 256  # tokens; sizes of passes are multiples of it, or of a sixteenth of
 
 
 class Cells(NamedTuple):
-    """The cells that share passes: how many, tokens of the smallest one's step, and how many a pass takes at most."""
+    """The cells that share passes: how many, and tokens of the smallest one's step."""
 
     number: int = 1
     tokens_a_step: float = math.inf
-    at_most: int = 1_000_000
 
     def places(self, token_budget: int) -> int:
         """Of how many a pass can hold examples: of those whose steps fit, and of one that does not."""
-        return max(1, min(self.number, 1 + math.ceil(token_budget / self.tokens_a_step), self.at_most))
+        return min(self.number, 1 + math.ceil(token_budget / self.tokens_a_step))
 
 
 ALONE = Cells()
