@@ -10,7 +10,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "emray"
 LONGEST, USUAL = 45, 20  # lines of a function; nine in ten are no longer than USUAL
-MOST_PARAMETERS, MANY_PARAMETERS = 5, 3  # so many functions may have more: torch and transformers call them so
+MOST_PARAMETERS, MANY_PARAMETERS = 5, 6  # so many functions may have more: torch, triton and transformers call them so
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Module names that several packages have, each with the one meaning they share.
