@@ -54,7 +54,7 @@ def _sizes(rank: int) -> dict[str, Any]:
     return {"R": max(16, triton.next_power_of_2(rank))}
 
 
-@triton.jit  # type: ignore[misc]
+@triton.jit
 def _narrow(  # type: ignore[no-untyped-def]
     x, w, ends, out, num_tokens, width, num_spans, rank, x_token, w_span, w_rank, w_column,
     M: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
@@ -81,7 +81,7 @@ def _narrow(  # type: ignore[no-untyped-def]
     tl.store(out + m[:, None] * rank + r[None, :], result, (m < num_tokens)[:, None] & (r < rank)[None, :])
 
 
-@triton.jit  # type: ignore[misc]
+@triton.jit
 def _widen(  # type: ignore[no-untyped-def]
     low, w, ends, out, num_tokens, width, num_spans, rank, w_span, w_rank, w_column,
     M: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
@@ -104,7 +104,7 @@ def _widen(  # type: ignore[no-untyped-def]
     tl.store(out + place, result, (m < num_tokens)[:, None] & (n < width)[None, :])
 
 
-@triton.jit  # type: ignore[misc]
+@triton.jit
 def _gather(  # type: ignore[no-untyped-def]
     low, x, ends, out, width, rank, x_token, M: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
