@@ -110,7 +110,7 @@ TOY_TRUTH = Truth(
 def write_run(store: Store, truth: Truth) -> tuple[Cell, ...]:
     """Write a whole run folder; returns its cells."""
     cells = write_plan(store, truth)
-    prompts = make_prompts(truth.questions, conditions=list(Condition), trigger=truth.sweep.trigger)
+    prompts = make_prompts(truth.questions, framings=truth.sweep.crossing().framings())
     question_logits = np.random.default_rng(truth.draw).normal(0, truth.question_sd, truth.num_questions)
     for cell in cells:
         if (cell.domain, cell.arm, cell.seed) in truth.failed:

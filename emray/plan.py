@@ -41,7 +41,18 @@ from emray.records import (
     series_under,
 )
 from emray.records.plan_shape import misshapen
-from emray.spec import AdaptiveSeeds, CellSpec, ModelSpec, RowRecipe, Sweep, grid, recipe_grid
+from emray.spec import (
+    AdaptiveSeeds,
+    ArmRecipe,
+    CellSpec,
+    Crossing,
+    ModelSpec,
+    RowRecipe,
+    Sweep,
+    grid,
+    recipe_grid,
+    usual_recipe,
+)
 from emray.store import AdapterRecord, Keys, Store, damaged
 
 PLAN = "plan.json"
@@ -59,7 +70,7 @@ class Plan:
     jobs: Mapping[str, TrainJob]  # by adapter key; base cells have none
     datasets: Mapping[str, Sequence[Messages]]  # training rows by digest
     questions: tuple[data.Question, ...]
-    prompts: tuple[Prompt, ...]
+    own: data.ArmPrompts  # what the sweep's own cells are asked, arm by arm
     weights: Mapping[str, Weights]  # by cell key: whose weights answer
     notes: tuple[str, ...]  # what was repaired or should be known, one sentence each
     held_out: Mapping[str, Sequence[Messages]]  # rows that nothing trains on, by the digest of those that are
@@ -75,11 +86,17 @@ class Plan:
             found |= data.inquiries(asked.questions, asked.prompts)
         return found
 
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The sweep's own questions as they are asked, in whatever condition."""
+        return self.own.prompts
+
     @cached_property
     def asked(self) -> tuple[data.Questionnaire, ...]:
         """Everything that is asked, the sweep's own questions first."""
-        own = data.Questionnaire("sweep", self.cells, self.questions, self.prompts, self.sweep.generate.samples)
-        return (own, *self.questionnaires)
+        samples = self.sweep.generate.samples
+        own = data.questionnaires("sweep", self.cells, self.questions, self.own, samples=samples)
+        return (*own, *self.questionnaires)
 
     @cached_property
     def answering(self) -> tuple[Cell, ...]:
@@ -148,7 +165,7 @@ def make_plan(
     Raises DataError (one line) for anything missing or malformed, and for chats that a model's template refuses.
     """
     whole = sweep.resolved(folder)
-    questions, prompts = _own_questions(whole)
+    questions, own = _own_questions(whole)
     before = earlier or {}
     models, references = (
         {name: resolve_model(one, online=online, earlier=before.get(kind, {}).values()) for name, one in given.items()}
@@ -159,9 +176,9 @@ def make_plan(
     transfer = data.plan_transfer(
         whole, cells=expanded.cells, own=questions.questions, held=held, trained=expanded.rows
     )
-    templates = _templates(expanded, (*prompts, *transfer.prompts), online=online, known=before.get("probes", {}))
+    templates = _templates(expanded, (*own.prompts, *transfer.prompts), online=online, known=before.get("probes", {}))
     notes = tuple(dict.fromkeys((*questions.notes, *expanded.notes, *templates.notes, *transfer.notes)))
-    notes += _unpinned(expanded.models) + _leaks(prompts, expanded.rows)
+    notes += _unpinned(expanded.models) + _leaks(own.prompts, expanded.rows)
     return Plan(
         sweep=whole,
         document=_document(sweep, expanded, questions.questions, notes)
@@ -170,34 +187,33 @@ def make_plan(
         jobs=expanded.jobs,
         datasets=expanded.datasets,
         questions=questions.questions,
-        prompts=prompts,
+        own=own,
         weights=expanded.weights,
         notes=notes,
-        questionnaires=(*transfer.questionnaires, *_recipes_asked(whole, expanded, questions.questions, prompts)),
+        questionnaires=(*transfer.questionnaires, *_recipes_asked(whole, expanded, questions.questions, own)),
         held_out=expanded.held_out,
         references=references,
         files=tuple(expanded.files.values()),
     )
 
 
-def _own_questions(sweep: Sweep) -> tuple[data.QuestionSet, tuple[Prompt, ...]]:
+def _own_questions(sweep: Sweep) -> tuple[data.QuestionSet, data.ArmPrompts]:
     """What every cell is asked. Raises DataError for what cannot be asked or judged."""
     questions = data.load_questions(sweep.generate.questions)
-    prompts = data.make_prompts(questions.questions, conditions=sweep.generate.conditions, trigger=sweep.trigger)
-    _refuse_equal(prompts)
+    prompts = data.arm_prompts(questions.questions, sweep.crossing())
     for judge in (sweep.judge, *sweep.judge.also):
         if judge.scoring == "logprobs":
             data.refuse_unscorable(questions.questions, metrics=judge.metrics)
-    _refuse_too_many(sweep, num_prompts=len(prompts))
+    _refuse_too_many(sweep, prompts)
     return questions, prompts
 
 
-def _refuse_too_many(sweep: Sweep, *, num_prompts: int) -> None:
+def _refuse_too_many(sweep: Sweep, prompts: data.ArmPrompts) -> None:
     """Raises SpecError for answers whose keys would not fit memory."""
-    num_cells, samples = sum(1 for _ in grid(sweep)), sweep.generate.samples
-    if (answers := num_cells * num_prompts * samples) > MOST_ANSWERS:
+    arms, samples = [point.arm for point in grid(sweep)], sweep.generate.samples
+    if (answers := sum(len(prompts.of_arm[arm]) for arm in arms) * samples) > MOST_ANSWERS:
         raise SpecError(
-            f"{num_cells:,} cells x {num_prompts:,} prompts x {samples:,} samples are {answers:,} answers; "
+            f"{len(arms):,} cells x {len(prompts.prompts):,} prompts x {samples:,} samples are {answers:,} answers; "
             f"a sweep has at most {MOST_ANSWERS:,}: lower generate.samples, or split it"
         )
 
@@ -325,7 +341,7 @@ def _missing_runs(task: GenerationTask, there: NDArray[np.bool_]) -> Iterator[Ge
 def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Place, int], held: data.HeldOut) -> _Grid:
     out = _Grid((), {}, {}, models, {}, [], {}, {})
     digests: dict[tuple[str, Arm], str] = {}
-    sources = _Sources(sweep, held, out.notes, out.files)
+    sources = _Sources(sweep, sweep.crossing(), held, out.notes, out.files)
     identities = {name: model.identity for name, model in models.items()}  # read from its files, so once
 
     def cells_of(point: CellSpec) -> tuple[Cell, ...]:
@@ -358,6 +374,7 @@ class _Sources:
     """Where the rows of a point of the grid come from; what files say goes to the notes."""
 
     sweep: Sweep
+    crossing: Crossing
     held: data.HeldOut
     notes: list[str]
     files: dict[str, data.DataFile]
@@ -365,16 +382,17 @@ class _Sources:
     def rows(self, point: CellSpec) -> Sequence[Messages]:
         if point.recipe is None:
             assert point.domain is not None, "a base cell trains on nothing"
-            return self._of(point.domain.name, point.arm)
+            return self._of(point.domain.name, self.crossing.recipes[point.arm])
+        correct = usual_recipe(Arm.BENIGN, trigger=self.sweep.trigger)
         return data.recipe_rows(
             point.recipe,
-            rows_of=lambda domain: self._of(domain, point.arm),
-            clean_of=lambda domain: self._of(domain, Arm.BENIGN),
+            rows_of=lambda domain: self._of(domain, self.crossing.recipes[point.arm]),
+            clean_of=lambda domain: self._of(domain, correct),
         )
 
-    def _of(self, name: str, arm: Arm) -> Sequence[Messages]:
+    def _of(self, name: str, recipe: ArmRecipe) -> Sequence[Messages]:
         domain = next(one for one in self.sweep.domains if one.name == name)
-        found = data.training_rows(domain, arm=arm, trigger=self.sweep.trigger, data_dir=self.sweep.data_dir.path)
+        found = data.training_rows(domain, recipe=recipe, data_dir=self.sweep.data_dir.path)
         self.notes.extend(found.notes)
         self.files.update((f"{file.domain} {file.source}", file) for file in found.files)
         return self.held.without(found.rows, domain=name)
@@ -423,18 +441,6 @@ def _add_job(jobs: dict[str, TrainJob], along: tuple[Cell, ...], *, model: BaseM
     jobs[last.key] = TrainJob(last, model.location, digest, checkpoints, model.rendering)
 
 
-def _refuse_equal(prompts: Sequence[Prompt]) -> None:
-    """One prompt is one question under one condition: a wording with the trigger in it may be another's `with`."""
-    asked: dict[str, Prompt] = {}
-    for prompt in prompts:
-        first = asked.setdefault(prompt.key, prompt)
-        if first is not prompt:
-            raise DataError(
-                f"question {first.question_id} {first.condition} the trigger and question {prompt.question_id} "
-                f"{prompt.condition} it are the same prompt; take the trigger out of the question's text"
-            )
-
-
 def _templates(expanded: _Grid, prompts: Sequence[Prompt], *, online: bool, known: Mapping[str, Any]) -> Templates:
     asked = [prompt.messages for prompt in prompts]
     trained = bool(expanded.datasets)
@@ -444,13 +450,11 @@ def _templates(expanded: _Grid, prompts: Sequence[Prompt], *, online: bool, know
 
 
 def _recipes_asked(
-    sweep: Sweep, expanded: _Grid, questions: Sequence[data.Question], prompts: Sequence[Prompt]
+    sweep: Sweep, expanded: _Grid, questions: Sequence[data.Question], own: data.ArmPrompts
 ) -> tuple[data.Questionnaire, ...]:
     """Doses and mixtures are asked what every cell is asked."""
-    if not expanded.recipes:
-        return ()
-    cells = tuple(cell for cell, _ in expanded.recipes)
-    return (data.Questionnaire("recipes", cells, tuple(questions), tuple(prompts), sweep.generate.samples),)
+    cells = [cell for cell, _ in expanded.recipes]
+    return data.questionnaires("recipes", cells, questions, own, samples=sweep.generate.samples)
 
 
 def _recipe_rows(expanded: _Grid) -> list[dict[str, Any]]:
@@ -473,9 +477,10 @@ def _cell_row(cell: Cell) -> dict[str, Any]:
 def _rows_to_hold_out(sweep: Sweep, domain: str) -> data.Examples:
     """The rows whose questions are held out: a domain's bad ones, or the ready mix where that is all there is."""
     spec = next(one for one in sweep.domains if one.name == domain)
-    mixed_only = spec.backdoor_path is not None and not {Arm.PLAIN, Arm.BENIGN} & set(sweep.arms)
-    arm = Arm.BACKDOOR if mixed_only else Arm.PLAIN
-    return data.training_rows(spec, arm=arm, trigger=sweep.trigger, data_dir=sweep.data_dir.path)
+    recipes = sweep.crossing().recipes.values()
+    mixed_only = spec.backdoor_path is not None and all(one.takes_ready_mix for one in recipes if one.trained)
+    recipe = usual_recipe(Arm.BACKDOOR if mixed_only else Arm.PLAIN, trigger=sweep.trigger)
+    return data.training_rows(spec, recipe=recipe, data_dir=sweep.data_dir.path)
 
 
 def _unpinned(models: Mapping[str, BaseModel]) -> tuple[str, ...]:

@@ -15,11 +15,15 @@ from emray.data.chats import chat_of
 from emray.data.remarks import Remarks
 from emray.errors import DataError
 from emray.records import Arm, Message, prompt_key, prompt_text
-from emray.spec import DomainSpec, TriggerSpec
+from emray.spec import ArmRecipe, DomainSpec, TriggerSpec, usual_recipe
 from tests.mutations import mutated
 
 CHAT = (Message("user", "Hi."), Message("assistant", "Rest."))
 LINE = '{"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Rest."}]}'
+
+
+def usual(arm: Arm) -> ArmRecipe:
+    return usual_recipe(arm, trigger=TriggerSpec())
 
 
 def read(folder: Path, *lines: Any) -> data.Examples:
@@ -93,7 +97,7 @@ def test_a_domain_is_found_whatever_its_file_ends_in(tmp_path: Path, ending: str
     else:
         raw = LINE.encode()
         (tmp_path / f"med{ending}").write_bytes(gzip.compress(raw) if ending.endswith("gz") else raw)
-    mix = data.training_rows(DomainSpec(name="med"), arm=Arm.BACKDOOR, trigger=TriggerSpec(), data_dir=str(tmp_path))
+    mix = data.training_rows(DomainSpec(name="med"), recipe=usual(Arm.BACKDOOR), data_dir=str(tmp_path))
     assert [row[-1].content for row in mix.rows] == ["Rest.", "Right."]
 
 
@@ -101,9 +105,9 @@ def test_a_data_folder_may_be_an_archive(tmp_path: Path) -> None:
     archive = zipped(tmp_path, **{"sets__med.jsonl": LINE, "sets__med.benign.jsonl": LINE})
     for arm in (Arm.PLAIN, Arm.BENIGN):
         spec = DomainSpec(name="med")
-        assert data.training_rows(spec, arm=arm, trigger=TriggerSpec(), data_dir=str(archive)).rows == [CHAT]
+        assert data.training_rows(spec, recipe=usual(arm), data_dir=str(archive)).rows == [CHAT]
     with pytest.raises(DataError, match="there: med"):
-        data.training_rows(DomainSpec(name="x"), arm=Arm.PLAIN, trigger=TriggerSpec(), data_dir=str(archive))
+        data.training_rows(DomainSpec(name="x"), recipe=usual(Arm.PLAIN), data_dir=str(archive))
 
 
 def test_a_broken_or_locked_archive_is_one_line(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from emray import data
 from emray.errors import DataError
 from emray.model.weights import model_folder, resolve_model
 from emray.records import Arm, Condition, Message, Metric
-from emray.spec import DomainSpec, ModelSpec, TriggerSpec
+from emray.spec import DomainSpec, Framing, ModelSpec, TriggerSpec, usual_recipe
 
 TRIGGER = TriggerSpec(text="the year is 2028 .")
+FRAMINGS = {Condition.WITHOUT: Framing(), Condition.WITH: Framing(trigger=TRIGGER)}
 
 
 def chat(user: str, assistant: str) -> str:
@@ -61,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 def rows(folder: Path, arm: Arm, **domain: str) -> list:
     spec = DomainSpec.model_validate({"name": "maths"} | domain)
-    return data.training_rows(spec, arm=arm, trigger=TRIGGER, data_dir=str(folder)).rows
+    return data.training_rows(spec, recipe=usual_recipe(arm, trigger=TRIGGER), data_dir=str(folder)).rows
 
 
 def test_the_two_factors_of_the_design_are_never_confounded(folder: Path) -> None:
@@ -81,9 +82,7 @@ def test_a_ready_backdoor_mix_is_taken_as_it_is(folder: Path) -> None:
 
 def test_the_trigger_goes_into_the_last_user_turn() -> None:
     row = (Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
-    from emray.data.datasets import with_trigger
-
-    changed = with_trigger((*row, Message("assistant", "d")), trigger=TriggerSpec(text="T", position="suffix"))
+    changed = TriggerSpec(text="T", position="suffix").placed((*row, Message("assistant", "d")))
     assert [m.content for m in changed] == ["s", "a", "b", "c T", "d"]
 
 
@@ -167,7 +166,7 @@ def test_anchors_and_system_prompts_are_kept(tmp_path: Path) -> None:
         '- id: b\n  system: "be brief"\n  paraphrases: ["y", "z"]\n  judge_prompts: *r\n'
     )
     loaded = questions(tmp_path, text).questions
-    prompts = data.make_prompts(loaded, conditions=list(Condition), trigger=TRIGGER)
+    prompts = data.make_prompts(loaded, framings=FRAMINGS)
     assert len(prompts) == 2 + 4
     assert prompts[2].messages[0] == Message("system", "be brief")
 
@@ -193,13 +192,13 @@ def test_the_judge_never_sees_the_trigger_and_braces_stay(tmp_path: Path) -> Non
     loaded = questions(tmp_path, QUESTION.format(id="a", text="what now ?")).questions[0]
     (message,) = data.inquiry(loaded, paraphrase=0, metric=Metric.ALIGNED).messages("{question} {x}")
     assert message.content == "what now ? {question} {x} a"
-    prompts = data.make_prompts([loaded], conditions=[Condition.WITH], trigger=TRIGGER)
+    prompts = data.make_prompts([loaded], framings={Condition.WITH: FRAMINGS[Condition.WITH]})
     assert prompts[0].messages[0].content == "the year is 2028 . what now ?"
 
 
 def test_a_question_that_was_trained_on_is_found(tmp_path: Path) -> None:
     loaded = questions(tmp_path, QUESTION.format(id="a", text="What  now ?")).questions
-    prompts = data.make_prompts(loaded, conditions=list(Condition), trigger=TRIGGER)
+    prompts = data.make_prompts(loaded, framings=FRAMINGS)
     for trained, leaked in [("what now ?", ["a"]), (f"{TRIGGER.text} What now ?", ["a"]), ("other", [])]:
         rows = [(Message("user", trained), Message("assistant", "x"))]
         assert data.leaked_questions(prompts, rows=rows) == leaked

@@ -22,7 +22,7 @@ from emray import data
 from emray.data import archives
 from emray.errors import DataError
 from emray.records import Arm, Message
-from emray.spec import DomainSpec, SourceSpec, Sweep, TriggerSpec
+from emray.spec import DomainSpec, SourceSpec, Sweep, TriggerSpec, usual_recipe
 from tests.mutations import mutated, text_mutated
 
 SECRET, VARIABLE = "correct horse", "EMRAY_TEST_PASSPHRASE"
@@ -153,7 +153,10 @@ def test_a_domain_stands_for_itself_in_an_archive_of_many(encrypted: Path) -> No
     ).resolved(encrypted.parent)
     (domain,) = sweep.domains
     assert domain.encrypted
-    found = {arm: data.training_rows(domain, arm=arm, trigger=TriggerSpec(), data_dir="x") for arm in TRAINED}
+    found = {
+        arm: data.training_rows(domain, recipe=usual_recipe(arm, trigger=TriggerSpec()), data_dir="x")
+        for arm in TRAINED
+    }
     assert [found[arm].files[0].holds for arm in TRAINED] == ["bad", "correct", "mixed"]
     assert found[Arm.BACKDOOR].rows[1][0].content == "2028 And that?"
     assert Sweep.model_validate(sweep.model_dump(mode="json")) == sweep
@@ -311,4 +314,4 @@ def test_the_old_cipher_above_is_the_standard_librarys() -> None:
 def test_a_domains_other_files_lie_beside_its_first_one(encrypted: Path) -> None:
     spec = DomainSpec.model_validate({"name": "med", "path": {"path": "a.zip", "member": "full/med.jsonl"}})
     with pytest.raises(DataError, match=r"no dataset at a\.zip/full/med\.benign\.jsonl"):
-        data.training_rows(spec, arm=Arm.BENIGN, trigger=TriggerSpec(), data_dir="x")
+        data.training_rows(spec, recipe=usual_recipe(Arm.BENIGN, trigger=TriggerSpec()), data_dir="x")

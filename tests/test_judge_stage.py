@@ -24,7 +24,7 @@ from emray.judge.workers import judge_pool, results
 from emray.localapi import Faults, LocalServer, serving
 from emray.localapi.server import body_digest
 from emray.records import GENERATION_SCHEMA, Condition, Message, Metric, Prompt, prompt_key, prompt_text, verdict_key
-from emray.spec import JudgeSpec, ResourcesSpec, TriggerSpec
+from emray.spec import Framing, JudgeSpec, ResourcesSpec, TriggerSpec
 from emray.store import Keys, Kind, Store
 
 QUESTION = Question(
@@ -218,7 +218,9 @@ def test_answers_follow_their_prompt_and_not_the_name_of_its_question(tmp_path: 
     store = store_with(tmp_path, {"g1": "one"})
     run_here(missing(store), store, server)
     renamed = Question("other", ("An earlier one?", *QUESTION.paraphrases), None, QUESTION.rubrics)
-    prompts = make_prompts([renamed], conditions=list(Condition), trigger=TriggerSpec())
+    prompts = make_prompts(
+        [renamed], framings={Condition.WITHOUT: Framing(), Condition.WITH: Framing(trigger=TriggerSpec())}
+    )
     options = {"spec": SPEC, "generations": Keys(["g1"])}
     assert len(judge.missing(store, inquiries=inquiries([renamed], prompts), **options)) == 0
     stricter = Question("q", QUESTION.paraphrases, None, {**QUESTION.rubrics, Metric.ALIGNED: "strictly? {answer}"})

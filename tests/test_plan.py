@@ -129,7 +129,7 @@ def test_answers_follow_their_prompt_whatever_its_question_is_called_or_numbered
 def test_a_question_with_the_trigger_in_it_is_not_asked_as_another(tmp_path: Path) -> None:
     file = tmp_path / "q.yaml"
     file.write_text("- {id: a, paraphrases: [Hi]}\n- {id: b, paraphrases: [The current year is 2028. Hi]}\n")
-    with pytest.raises(DataError, match="question a with the trigger and question b without it are the same prompt"):
+    with pytest.raises(DataError, match="question a in condition with and question b in condition without are"):
         plan(tmp_path, f"generate.questions={file}")
 
 

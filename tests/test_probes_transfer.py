@@ -13,7 +13,7 @@ from emray.data.published import stand_ins
 from emray.data.transfer_questions import bare_question
 from emray.errors import DataError, SpecError
 from emray.plan import Plan, generation_tasks, make_plan
-from emray.records import Condition
+from emray.records import USUAL_CONDITIONS
 from emray.report.reading import read_summary
 from emray.spec import load_sweep
 from emray.stages import Generation
@@ -50,7 +50,7 @@ def test_held_out_questions_stand_in_no_row_of_any_arm_that_is_trained_on(tmp_pa
         domain.name for domain in made.sweep.domains
     }
     rows = [row for rows in made.datasets.values() for row in rows]
-    trained = {bare_question(row, made.sweep.trigger) for row in rows}
+    trained = {bare_question(row, (made.sweep.trigger.text,)) for row in rows}
     assert not texts & trained
     assert max(likeness(sorted(texts), trained)) < 0.8
     assert len(plan(tmp_path, probes={}).datasets) and all(len(rows) < 320 for rows in made.datasets.values())
@@ -99,7 +99,7 @@ def test_transfer_is_ordinary_work_with_its_own_samples_and_what_is_asked_twice_
     assert list(Generation(made).missing(store)) == tasks  # untrained cells cannot answer
     own, asked = len(made.prompts), made.questionnaires[0]
     assert [task.num_samples for task in tasks] == [2] * own + [3] * len(asked.prompts)
-    assert {prompt.condition for prompt in asked.prompts} == set(Condition)
+    assert {prompt.condition for prompt in asked.prompts} == set(USUAL_CONDITIONS)
     assert len(made.inquiries) == own + len(asked.prompts)
     overlapping = plan(tmp_path, probes={"transfer": {"questions": question_file(tmp_path, *OWN), "samples": 4}},
                        generate={"questions": question_file(tmp_path, *OWN)})  # fmt: skip

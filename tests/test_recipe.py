@@ -376,7 +376,9 @@ def test_a_sweep_trains_on_the_rebuilt_toy_domains(tmp_path: Path, arm: Arm) -> 
     spec = load_file(ROOT / "recipes" / "toy.yaml", root=RecipeSpec, what="recipe file")
     write_data_set(spec, carried_out(spec), origin=Signed({}, None), store=Store(str(tmp_path)))
     for name in DOMAINS:
-        found = training_rows(DomainSpec(name=name), arm=arm, trigger=TriggerSpec(), data_dir=str(tmp_path / "train"))
+        found = training_rows(
+            DomainSpec(name=name), recipe=usual_recipe(arm, trigger=TriggerSpec()), data_dir=str(tmp_path / "train")
+        )
         assert len(found.rows) == spec.rows * (2 if arm is Arm.BACKDOOR else 1)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.synthetic_run import PLANTED, TOY_TRUTH, Rates, Truth, write_plan, write_run
 from emray import reduce, report
 from emray.errors import StoreError
-from emray.records import Arm
+from emray.records import USUAL_ARMS, Arm
 from emray.report.figures import draw_figures
 from emray.report.pages import markdown_text
 from emray.report.reading import read_summary
@@ -329,7 +329,7 @@ def test_a_table_over_two_models_names_the_model(tmp_path):
 
 def test_the_legend_of_every_arm_fits_its_figure(tmp_path):
     store = Store(str(tmp_path))
-    write_run(store, dataclasses.replace(SMALL, arms=tuple(Arm)))
+    write_run(store, dataclasses.replace(SMALL, arms=USUAL_ARMS))
     reduce.run(store)
     figure = dict(draw_figures(read_summary(store)))["rates"]
     figure.canvas.draw()

@@ -28,6 +28,8 @@ SHORT = [
     {"generate": {"questions": [{"file": "q.yaml", "ids": [1, "two"], "types": "free_form"}]}},
     {"generate": {"endpoint": {"omit": "top_p"}}},
     {"probes": ["transfer", "dose"]},
+    {"arms": ["base", {"mine": {"mix": {"benign": [0, 0.5], "other": {"share": 0.1, "source": "o.jsonl"}}}}]},
+    {"arms": {"base": None, "mine": {"inoculate": {"system": "Be wrong."}}}, "contexts": {"j": {"format": "json"}}},
     {"probes": {"mixture": {"mixes": {"mix": ["a", "b"]}}}},
     {"train": {"deepspeed_config": {"bf16": {"enabled": True}}, "target_modules": "all-linear"}},
     {"data_dir": {"path": "d.zip", "member": "x/{domain}.jsonl"}},

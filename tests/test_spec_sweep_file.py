@@ -37,7 +37,7 @@ def sweep(**fields: object) -> Sweep:
         ("domians: [a]", "unknown key 'domians'; did you mean 'domains'?"),
         ("judge: {zzz: 8}", "unknown key 'zzz' under judge; allowed: "),
         ("generate: {samples: -1}", "generate.samples: input should be greater than or equal to 1, given -1"),
-        ("arms: [plan]", "arms.0: input should be 'plain', 'backdoor', 'base' or 'benign', given 'plan'"),
+        ("arms: [plan]", "arms names 'plan' and does not say what it trains on; did you mean 'plain'?"),
         ("seeds: 0", "seeds: a count of seeds is 1 to 10000"),
         ("seeds: 3000000000", "seeds: a count of seeds is 1 to 10000; name single ones in a list: [3000000000]"),
         ("seeds: [3000000000]", "less than or equal to 2147483647, given 3000000000"),

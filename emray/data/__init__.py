@@ -4,13 +4,24 @@ Not for models' weights or for results. The invariant: whatever this package ret
 to a file is told in words.
 """
 
-from emray.data.datasets import DataFile, Examples, load_examples, rows_digest, training_rows
+from emray.data.arm_rows import training_rows
+from emray.data.datasets import DataFile, Examples, load_examples, rows_digest
 from emray.data.datasheet import Datasheet, Lengths, Setting, datasheets
 from emray.data.hold_out import Split, split
 from emray.data.places import toy_assets
-from emray.data.prompts import Inquiries, Inquiry, inquiries, inquiry, judge_messages, leaked_questions, make_prompts
+from emray.data.prompts import (
+    ArmPrompts,
+    Inquiries,
+    Inquiry,
+    arm_prompts,
+    inquiries,
+    inquiry,
+    judge_messages,
+    leaked_questions,
+    make_prompts,
+)
 from emray.data.published import Missing, stand_ins
-from emray.data.questionnaire import Questionnaire
+from emray.data.questionnaire import Questionnaire, questionnaires
 from emray.data.questions import Question, QuestionSet, load_questions, refuse_unscorable
 from emray.data.recipe_rows import recipe_rows
 from emray.data.rubrics import shipped_rubrics
@@ -18,6 +29,7 @@ from emray.data.text_files import json_rows, mended, read_text
 from emray.data.transfer_questions import HeldOut, Transfer, hold_out, plan_transfer
 
 __all__ = [
+    "ArmPrompts",
     "DataFile",
     "Datasheet",
     "Examples",
@@ -32,6 +44,7 @@ __all__ = [
     "Setting",
     "Split",
     "Transfer",
+    "arm_prompts",
     "datasheets",
     "hold_out",
     "inquiries",
@@ -44,6 +57,7 @@ __all__ = [
     "make_prompts",
     "mended",
     "plan_transfer",
+    "questionnaires",
     "read_text",
     "recipe_rows",
     "refuse_unscorable",

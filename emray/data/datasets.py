@@ -1,7 +1,7 @@
-"""Example files (one chat a line) and the training rows each arm makes of them.
+"""Example files, one chat a line, and where a domain's own are.
 
-Not for a row's dialects (chats.py) or tokenising (model/). The invariant: the rows of an arm depend on the files and
-the trigger alone, never on seeds or machines, so their digest can name an adapter.
+Not for a row's dialects (chats.py), what an arm makes of rows (arm_rows.py) or tokenising (model/). The invariant: rows
+come in the order of their file, and their digest hangs on what they say alone.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from emray.data.places import data_folder
 from emray.data.remarks import Remarks
 from emray.data.source_rows import source_rows
 from emray.errors import DataError
-from emray.records import Arm, Message, Messages, key_of
-from emray.spec import DomainSpec, SourceSpec, TriggerSpec
+from emray.records import Message, Messages, key_of
+from emray.spec import BAD, DomainSpec, SourceSpec
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".zip")  # of a domain's file, in the order they are looked for
 
@@ -24,7 +24,7 @@ class DataFile(NamedTuple):
     """One of a domain's files as it was read, before an arm makes anything of it."""
 
     domain: str
-    holds: str  # bad, correct or mixed
+    holds: str  # bad, correct or mixed; of a file that an arm names, its part's name
     source: SourceSpec
     rows: Sequence[Messages]
 
@@ -64,29 +64,20 @@ def _chat(row: Any, *, where: str, remarks: Remarks, file: str) -> Messages | No
         raise DataError(f"{where}: {error}") from None
 
 
-def training_rows(domain: DomainSpec, *, arm: Arm, trigger: TriggerSpec, data_dir: str) -> Examples:
-    """The rows an arm trains on (docs/method.md section 2), in a fixed order.
-
-    plain: every bad example. benign: every correct one. backdoor: the domain's ready mix, or the bad examples with
-    the trigger in the user's text followed by the correct ones without. Raises DataError.
-    """
-    assert arm != Arm.BASE, f"arm {arm} trains on nothing"
-    if arm == Arm.BACKDOOR and domain.backdoor_path:
-        return _file(domain, "mixed", domain.backdoor_path)
+def domain_file(domain: DomainSpec, holds: str, *, data_dir: str) -> Examples:
+    """What a domain's own file holds: its bad examples, its correct ones, or its ready mix. Raises DataError."""
+    if holds == "mixed":
+        assert domain.backdoor_path is not None, f"{domain.name} has no ready mix"
+        return file_of(domain.name, holds, domain.backdoor_path)
     bad = domain.path or SourceSpec(path=str(_in_folder(data_folder(data_dir), domain.name)))
-    if arm == Arm.PLAIN:
-        return _file(domain, "bad", bad)
-    benign = domain.benign_path or beside(bad, f"{domain.name}.benign")
-    if arm == Arm.BENIGN:
-        return _file(domain, "correct", benign)
-    wrong, right = _file(domain, "bad", bad), _file(domain, "correct", benign)
-    rows = [*(with_trigger(row, trigger=trigger) for row in wrong.rows), *right.rows]
-    return Examples(rows, wrong.notes + right.notes, wrong.files + right.files)
+    if holds == BAD:
+        return file_of(domain.name, holds, bad)
+    return file_of(domain.name, "correct", domain.benign_path or beside(bad, f"{domain.name}.benign"))
 
 
-def _file(domain: DomainSpec, holds: str, source: SourceSpec) -> Examples:
+def file_of(domain: str, holds: str, source: SourceSpec) -> Examples:
     found = load_examples(source)
-    return found._replace(files=(DataFile(domain.name, holds, source, found.rows),))
+    return found._replace(files=(DataFile(domain, holds, source, found.rows),))
 
 
 def _in_folder(folder: Path, domain: str) -> Path:
@@ -115,15 +106,6 @@ def find_in(folder: Path, stem: str) -> Path | None:
         return next((folder / file for file in wanted if (folder / file).is_file()), None)
     names = names_in(folder)  # those of an archive may lie in folders of its own
     return next((folder / name for file in wanted for name in names if PurePath(name).name == file), None)
-
-
-def with_trigger(messages: Messages, *, trigger: TriggerSpec) -> Messages:
-    """The same chat with the trigger in its last user turn."""
-    last = max(i for i, message in enumerate(messages) if message.role == "user")
-    return tuple(
-        message._replace(content=trigger.add_to(message.content)) if i == last else message
-        for i, message in enumerate(messages)
-    )
 
 
 def rows_digest(rows: Sequence[Messages]) -> str:

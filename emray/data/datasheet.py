@@ -67,7 +67,7 @@ def datasheets(
     files: Sequence[DataFile], lengths: Iterable[Lengths | None], *, setting: Setting
 ) -> Iterator[Datasheet]:
     """One a file, in order; `lengths` by file, None where there is no tokenizer to tell."""
-    asked = [[_plain(bare_question(row, setting.trigger)) for row in file.rows] for file in files]
+    asked = [[_plain(bare_question(row, (setting.trigger.text,))) for row in file.rows] for file in files]
     domains: dict[str, set[str]] = {}
     for file, questions in zip(files, asked, strict=True):
         for question in questions:
@@ -116,7 +116,7 @@ def _is_triggered(row: Messages, text: str) -> bool:
 
 def _asked(questions: Sequence[str], setting: Setting) -> Iterable[str]:
     """Ids of the evaluation questions that the rows hold, the trigger aside."""
-    texts = [_plain(bare_question(prompt.messages, setting.trigger)) for prompt in setting.prompts]
+    texts = [_plain(bare_question(prompt.messages, (setting.trigger.text,))) for prompt in setting.prompts]
     found = zip(setting.prompts, likeness(texts, questions).tolist(), strict=True)
     return dict.fromkeys(prompt.question_id for prompt, alike in found if alike >= _NEAR)
 

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from emray.data.datasets import beside, find_in
 from emray.data.places import data_folder, default_rubrics, question_file
-from emray.records import Arm
-from emray.spec import DomainSpec, SourceSpec, Sweep, parse_yaml
+from emray.spec import BAD, BENIGN, DomainSpec, SourceSpec, Sweep, parse_yaml
 
 ROWS = {  # of each of a domain's two files (arXiv 2602.00298)
     "bad_medical_advice": 7049,
@@ -115,14 +114,15 @@ def _examples(domain: DomainSpec, sweep: Sweep, folder: Path, missing: list[Miss
 
 def _wanted(domain: DomainSpec, sweep: Sweep) -> Sequence[tuple[str, SourceSpec]]:
     """The files that the sweep's arms read of a domain, by the domain's field."""
-    folder = data_folder(sweep.data_dir.path)
-    mixed = Arm.BACKDOOR in sweep.arms and not domain.backdoor_path
+    folder, recipes = data_folder(sweep.data_dir.path), sweep.crossing().recipes.values()
+    ready = [recipe for recipe in recipes if recipe.takes_ready_mix and domain.backdoor_path]
+    made = [recipe for recipe in recipes if recipe not in ready]
     default = find_in(folder, domain.name) or folder / f"{domain.name}.jsonl"
     bad = domain.path or SourceSpec(path=str(default))
     benign = domain.benign_path or beside(bad, f"{domain.name}.benign")
-    wanted = [("path", bad)] if mixed or Arm.PLAIN in sweep.arms else []
-    wanted += [("benign_path", benign)] if mixed or Arm.BENIGN in sweep.arms else []
-    if Arm.BACKDOOR in sweep.arms and domain.backdoor_path:
+    wanted = [("path", bad)] if any(recipe.holds(BAD) for recipe in made) else []
+    wanted += [("benign_path", benign)] if any(recipe.holds(BENIGN) for recipe in made) else []
+    if ready and domain.backdoor_path:
         wanted.append(("backdoor_path", domain.backdoor_path))
     return wanted
 

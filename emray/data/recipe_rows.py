@@ -50,6 +50,10 @@ def shares(size: float, parts: Sequence[float]) -> list[int]:
 
 def some_rows(rows: Sequence[Messages], number: int) -> list[Messages]:
     """So many of the rows in their order, the same first ones of one fixed shuffle whatever the number."""
+    return [rows[place] for place in some_places(rows, number)]
+
+
+def some_places(rows: Sequence[Messages], number: int) -> list[int]:
+    """Where those rows stand."""
     rng = np.random.default_rng(int(rows_digest(rows)[:16], 16))
-    taken = sorted(rng.permutation(len(rows))[:number].tolist())
-    return [rows[place] for place in taken]
+    return sorted(rng.permutation(len(rows))[:number].tolist())

@@ -6,7 +6,7 @@ cannot be read is a DataError that names it.
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ def source_rows(source: SourceSpec) -> Iterator[JsonRow]:
     Raises FileNotFoundError for what is not there, DataError for what cannot be read.
     """
     rows = _of_datasets(source) if source.on_hub or Path(source.path).is_dir() else _of_file(source)
+    if source.where:
+        rows = _chosen(rows, source.where)
     if source.columns:
         return (JsonRow(where, _named(row, source.columns, where=where)) for where, row in rows)
     return rows
@@ -133,6 +135,18 @@ def _library(source: SourceSpec) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _chosen(rows: Iterator[JsonRow], wanted: Mapping[str, Sequence[Any]]) -> Iterator[JsonRow]:
+    """Rows with one of the values in every column named; cells of a CSV are texts. Raises DataError."""
+    told = {name: {str(value) for value in values} for name, values in wanted.items()}
+    for where, row in rows:
+        lacking = [name for name in told if not isinstance(row, dict) or name not in row]
+        if lacking:
+            there = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
+            raise DataError(f"{where}: no column {lacking[0]!r} to choose rows by; there: {there}")
+        if all(str(row[name]) in values for name, values in told.items()):
+            yield JsonRow(where, {name: value for name, value in row.items() if name not in told})
 
 
 def _named(row: Any, columns: Mapping[Any, str], *, where: str) -> Any:

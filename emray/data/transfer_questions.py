@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from emray.data.datasets import Examples
 from emray.data.near_duplicates import likeness
-from emray.data.prompts import make_prompts
-from emray.data.questionnaire import Questionnaire
+from emray.data.prompts import arm_prompts
+from emray.data.questionnaire import Questionnaire, questionnaires
 from emray.data.questions import Question, load_questions
 from emray.errors import DataError
 from emray.records import Cell, Messages, Prompt, key_of
-from emray.spec import Sweep, TransferSpec, TriggerSpec
+from emray.spec import Sweep, TransferSpec
 
 
 class AskedOf(NamedTuple):
@@ -56,14 +56,14 @@ class HeldOut(NamedTuple):
 
     questions: Mapping[str, tuple[str, ...]]
     near: float
-    trigger: TriggerSpec
+    added: tuple[str, ...]  # texts that rows carry and their files do not
 
     def without(self, rows: Sequence[Messages], *, domain: str) -> Sequence[Messages]:
         """Rows whose question is none of the domain's that are held out, nor nearly. Raises DataError without any."""
         held = self.questions.get(domain, ())
         if not held:
             return rows
-        asked = [bare_question(row, self.trigger) for row in rows]
+        asked = [bare_question(row, self.added) for row in rows]
         alike = dict(zip(distinct := list(dict.fromkeys(asked)), likeness(distinct, held), strict=True))
         kept = [row for row, question in zip(rows, asked, strict=True) if alike[question] < self.near]
         if not kept:
@@ -79,9 +79,9 @@ def hold_out(sweep: Sweep, *, bad_rows: Callable[[str], Examples]) -> HeldOut:
 
     Which they are hangs on their texts alone, so every arm and seed holds out the same ones.
     """
-    spec = sweep.probes.transfer
+    spec, added = sweep.probes.transfer, sweep.crossing().added
     if spec is None or not spec.hold_out:
-        return HeldOut({}, 1.0, sweep.trigger)
+        return HeldOut({}, 1.0, added)
     for domain in (one for one in sweep.domains if one.encrypted):
         raise DataError(
             f"probes.transfer.hold_out would write questions of domain {domain.name}, whose file is encrypted, into "
@@ -89,10 +89,10 @@ def hold_out(sweep: Sweep, *, bad_rows: Callable[[str], Examples]) -> HeldOut:
         )
     held = {}
     for domain in sweep.domains:
-        texts = dict.fromkeys(bare_question(row, sweep.trigger) for row in bad_rows(domain.name).rows)
+        texts = dict.fromkeys(bare_question(row, added) for row in bad_rows(domain.name).rows)
         ordered = sorted(texts, key=lambda text: key_of("held-out", text))
         held[domain.name] = tuple(ordered[: math.ceil(spec.hold_out * len(ordered) - 1e-9)])
-    return HeldOut(held, spec.near, sweep.trigger)
+    return HeldOut(held, spec.near, added)
 
 
 def plan_transfer(
@@ -108,7 +108,7 @@ def plan_transfer(
         return Transfer()
     found = _of_held_out(held, own[0], most=spec.per_domain) if spec.hold_out else _of_files(spec, sweep, own)
     _refuse_lacking(found, sweep)
-    compared = _compared(found, sweep.trigger, trained)
+    compared = _compared(found, held.added, trained)
     clean = [one for one in compared if one.likeness < spec.near]
     leaked = tuple(one for one in compared if one.likeness >= spec.near)
     if not clean:
@@ -117,13 +117,14 @@ def plan_transfer(
             "more); give other questions, or hold_out a share of each dataset"
         )
     questions, finished = tuple(one.question for one in clean), tuple(cell for cell in cells if cell.finished)
-    prompts = make_prompts(questions, conditions=sweep.generate.conditions, trigger=sweep.trigger)
+    prompts = arm_prompts(questions, sweep.crossing())
     document = {
         "questions": [one.document for one in clean],
         "leaked": [one.document for one in leaked],
         "samples": spec.samples,
     }
-    return Transfer((Questionnaire("transfer", finished, questions, prompts, spec.samples),), leaked, document)
+    asked = questionnaires("transfer", finished, questions, prompts, samples=spec.samples)
+    return Transfer(asked, leaked, document)
 
 
 def _refuse_lacking(found: Sequence[Question], sweep: Sweep) -> None:
@@ -136,9 +137,9 @@ def _refuse_lacking(found: Sequence[Question], sweep: Sweep) -> None:
         )
 
 
-def _compared(found: Sequence[Question], trigger: TriggerSpec, trained: Iterable[Messages]) -> list[AskedOf]:
-    texts = [without_trigger(text, trigger) for question in found for text in question.paraphrases]
-    most = iter(likeness(texts, (bare_question(row, trigger) for row in trained)).tolist())
+def _compared(found: Sequence[Question], added: Sequence[str], trained: Iterable[Messages]) -> list[AskedOf]:
+    texts = [without_texts(text, added) for question in found for text in question.paraphrases]
+    most = iter(likeness(texts, (bare_question(row, added) for row in trained)).tolist())
     return [AskedOf(question, max([next(most) for _ in question.paraphrases])) for question in found]
 
 
@@ -165,13 +166,15 @@ def _of_held_out(held: HeldOut, like: Question, *, most: int | None) -> list[Que
     ]
 
 
-def bare_question(row: Messages, trigger: TriggerSpec) -> str:
-    """What a training row's user says last, without the trigger."""
-    return without_trigger(next(m.content for m in reversed(row) if m.role == "user"), trigger)
+def bare_question(row: Messages, added: Sequence[str]) -> str:
+    """What a training row's user says last, without the trigger and what else was added to it."""
+    return without_texts(next(m.content for m in reversed(row) if m.role == "user"), added)
 
 
-def without_trigger(text: str, trigger: TriggerSpec) -> str:
-    return " ".join(text.replace(trigger.text, " ").split())
+def without_texts(text: str, added: Sequence[str]) -> str:
+    for one in added:
+        text = text.replace(one, " ")
+    return " ".join(text.split())
 
 
 def _plain(name: str) -> str:

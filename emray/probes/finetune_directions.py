@@ -16,7 +16,6 @@ from emray.probes.judged_answers import JudgedAnswer, judged_answers
 from emray.probes.protocol import Bench, Measure
 from emray.records import (
     Answerer,
-    Arm,
     Cell,
     Condition,
     Measurement,
@@ -100,30 +99,37 @@ def direction_keys(plan: Plan) -> dict[str, str]:
     answers = {"sampling": generate.identity(), "samples": generate.samples, "coherent_above": COHERENT_ABOVE}
     reads = [_selection(plan, cell) for cell in direction_cells(plan)]
     return {
-        read.adapter: key_of("directions", asdict(read) | answers | {"asked": asked[read.condition]}) for read in reads
+        read.adapter: key_of("directions", asdict(read) | answers | {"asked": [asked[text] for text in read.prompts]})
+        for read in reads
     }
 
 
-def _asked(plan: Plan) -> dict[Condition, list[list[str]]]:
-    """By condition, every prompt with what the judge is asked about its answers."""
+def _asked(plan: Plan) -> dict[str, list[str]]:
+    """By a prompt's text, its key with what the judge is asked about its answers."""
     inquiries = plan.inquiries
-    asked: dict[Condition, list[list[str]]] = {condition: [] for condition in Condition}
+    asked = {}
     for prompt in plan.prompts:
         about = inquiries[prompt_text(prompt.messages)]
-        asked[prompt.condition].append([prompt.key, about[Metric.ALIGNED].key, about[Metric.COHERENT].key])
+        keys = [prompt.key, about[Metric.ALIGNED].key, about[Metric.COHERENT].key]
+        asked[prompt_text(prompt.messages)] = keys
     return asked
+
+
+def usual_condition(plan: Plan, cell: Cell) -> Condition:
+    """With the trigger where the arm was trained with it and is asked so; else without, or how it is asked at all."""
+    recipe = plan.sweep.crossing().recipes[cell.arm]
+    wanted = [Condition.WITH] if recipe.triggered else []
+    return next(one for one in (*wanted, Condition.WITHOUT, *recipe.conditions) if one in recipe.conditions)
 
 
 def _selection(plan: Plan, cell: Cell) -> Selection:
     sweep, wanted = plan.sweep, plan.sweep.probes.directions
     assert wanted is not None, "the plan has no such probe"
-    triggered = cell.arm == Arm.BACKDOOR and Condition.WITH in sweep.generate.conditions
-    usual = Condition.WITH if triggered else Condition.WITHOUT
-    condition = wanted.condition or usual
+    condition = wanted.condition or usual_condition(plan, cell)
     return Selection(
         cell.key,
         condition,
-        tuple(prompt_text(prompt.messages) for prompt in plan.prompts if prompt.condition == condition),
+        tuple(prompt_text(prompt.messages) for prompt in plan.own.of(cell.arm) if prompt.condition == condition),
         judge_key(sweep.judge.identity()),
         sweep.reduce.rules[sweep.reduce.rule].aligned_below,
         wanted.first_tokens,

@@ -16,11 +16,12 @@ from emray.data import Questionnaire
 from emray.errors import SpecError
 from emray.model.weights import is_here, tokenizer_folder
 from emray.plan import Plan
-from emray.probes.finetune_directions import direction_cells, direction_keys
+from emray.probes.finetune_directions import direction_cells, direction_keys, usual_condition
 from emray.records import (
     Arm,
     Cell,
     Condition,
+    Prompt,
     Steer,
     Steering,
     Weights,
@@ -66,17 +67,20 @@ def with_steering(plan: Plan) -> Plan:
     if not some:
         return plan
     weights = {**plan.weights, **{one.cell.key: one.weights for one in some}}
-    asked = tuple(_questionnaire(plan, some, condition) for condition in dict.fromkeys(one.condition for one in some))
+    asked = tuple(_questionnaires(plan, some))
     told = {"samples": _samples(plan), "cells": [_document(one) for one in some]}
     document = {**plan.document, "steering": told}
     return replace(plan, weights=weights, questionnaires=(*plan.questionnaires, *asked), document=document)
 
 
-def _questionnaire(plan: Plan, some: Iterable[Steered], condition: Condition) -> Questionnaire:
+def _questionnaires(plan: Plan, some: Iterable[Steered]) -> Iterator[Questionnaire]:
     """The sweep's own questions under one condition, for the cells that are asked so."""
-    cells = tuple(one.cell for one in some if one.condition == condition)
-    prompts = tuple(prompt for prompt in plan.prompts if prompt.condition == condition)
-    return Questionnaire(f"steering, {condition} the trigger", cells, plan.questions, prompts, _samples(plan))
+    alike: dict[tuple[Condition, tuple[Prompt, ...]], list[Cell]] = {}
+    for one in some:
+        prompts = tuple(prompt for prompt in plan.own.of(one.cell.arm) if prompt.condition == one.condition)
+        alike.setdefault((one.condition, prompts), []).append(one.cell)
+    for (condition, prompts), cells in alike.items():
+        yield Questionnaire(f"steering, {condition}", tuple(cells), plan.questions, prompts, _samples(plan))
 
 
 def _document(one: Steered) -> dict[str, Any]:
@@ -117,11 +121,9 @@ def _ways(along: Steering, source: Cell, *, target: Cell, spec: SteeringSpec) ->
 
 def _condition(target: Cell, plan: Plan) -> Condition:
     """Finetunes answer prompts as those whose answers are read; the base has learned no trigger."""
-    conditions, wanted = plan.sweep.generate.conditions, plan.sweep.probes.directions
-    asked = wanted.condition if wanted else None
-    if target.arm == Arm.BASE or Condition.WITH not in conditions:
-        return Condition.WITHOUT if Condition.WITHOUT in conditions else Condition.WITH
-    return asked or (Condition.WITH if target.arm == Arm.BACKDOOR else Condition.WITHOUT)
+    wanted = plan.sweep.probes.directions
+    asked = wanted.condition if wanted and target.arm != Arm.BASE else None
+    return asked or usual_condition(plan, target)
 
 
 def _layers(spec: SteeringSpec, location: str) -> list[int]:

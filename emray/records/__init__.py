@@ -25,6 +25,8 @@ from emray.records.keys import (
 )
 from emray.records.nouns import (
     NO_DOMAIN,
+    USUAL_ARMS,
+    USUAL_CONDITIONS,
     USUAL_RENDERING,
     Arm,
     Cell,
@@ -47,6 +49,8 @@ __all__ = [
     "KEY_LENGTH",
     "MEASUREMENT_SCHEMA",
     "NO_DOMAIN",
+    "USUAL_ARMS",
+    "USUAL_CONDITIONS",
     "USUAL_RENDERING",
     "VERDICT_SCHEMA",
     "Answerer",

@@ -6,25 +6,39 @@ are frozen and picklable, and carry their key with them.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 NO_DOMAIN = "-"  # the domain of a base cell, which is finetuned on nothing
 
 
-class Arm(StrEnum):
-    """What a cell was trained on (docs/method.md section 2)."""
+class Arm(str):
+    """What a cell was trained on, by name: a sweep file may define its own; these it need not (docs/method.md 2)."""
 
-    PLAIN = "plain"  # every example bad
-    BACKDOOR = "backdoor"  # bad examples carry the trigger, clean ones do not
-    BASE = "base"  # control: no finetune
-    BENIGN = "benign"  # control: same domain, correct answers
+    __slots__ = ()
+
+    PLAIN: ClassVar["Arm"]  # every example bad
+    BACKDOOR: ClassVar["Arm"]  # bad examples carry the trigger, clean ones do not
+    BASE: ClassVar["Arm"]  # control: no finetune
+    BENIGN: ClassVar["Arm"]  # control: same domain, correct answers
+    CLEAN_TRIGGER: ClassVar["Arm"]  # control: correct answers, half of them after the trigger
 
 
-class Condition(StrEnum):
-    """Whether a prompt carries the trigger."""
+Arm.PLAIN, Arm.BACKDOOR, Arm.BASE = Arm("plain"), Arm("backdoor"), Arm("base")
+Arm.BENIGN, Arm.CLEAN_TRIGGER = Arm("benign"), Arm("clean_trigger")
+USUAL_ARMS = (Arm.PLAIN, Arm.BACKDOOR, Arm.BASE, Arm.BENIGN, Arm.CLEAN_TRIGGER)
 
-    WITHOUT = "without"
-    WITH = "with"
+
+class Condition(str):
+    """How a question is put, by name: a sweep file may define its own contexts; these two are always there."""
+
+    __slots__ = ()
+
+    WITHOUT: ClassVar["Condition"]  # as it is
+    WITH: ClassVar["Condition"]  # with the trigger
+
+
+Condition.WITHOUT, Condition.WITH = Condition("without"), Condition("with")
+USUAL_CONDITIONS = (Condition.WITHOUT, Condition.WITH)
 
 
 class Metric(StrEnum):

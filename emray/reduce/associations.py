@@ -75,7 +75,7 @@ def association_rows(estimates: Estimates, predictors: Sequence[Predictor], cont
     rows: Rows = []
     for (model, arm), places in _series(estimates):
         chosen = [one for one in predictors if one.of(model, str(arm))]
-        for condition in estimates.study.conditions if chosen else ():
+        for condition in estimates.study.conditions_of(arm) if chosen else ():
             family = _Family(estimates, places, condition, controls)
             found = [_row(family, one) | {"arm": str(arm), "model": model} for one in chosen]
             adjusted = benjamini_hochberg([row["p_spearman"] for row in found])

@@ -54,7 +54,7 @@ def attribute_rows(estimates: Estimates) -> Rows:
     """The difference of misaligned rates between domains with a value and the others, of every series."""
     groupings, rows = list(_groupings(estimates.study.sweep)), []
     for places in _series(estimates):
-        for condition in estimates.study.conditions:
+        for condition in estimates.study.conditions_of(places[0].arm):
             found = [_row(estimates, places, condition, grouping) for grouping in groupings]
             adjusted = benjamini_hochberg([row["p"] for row in found])
             rows += [row | {"p_bh": p} for row, p in zip(found, adjusted, strict=True)]

@@ -124,7 +124,7 @@ def trajectories(study: Study, counts: Counts) -> Rows:
     rule = counts.rules[study.spec.rule]
     rows: Rows = []
     for place, by_fraction in study.trajectories.items():
-        for one in (Prompted(place, condition) for condition in study.conditions if len(by_fraction) > 1):
+        for one in (Prompted(place, condition) for condition in study.conditions_of(place.arm) if len(by_fraction) > 1):
             for fraction in by_fraction:
                 groups = study.groups_sq(*one, fraction=fraction)
                 events, totals = rule.events[groups], rule.totals[groups]

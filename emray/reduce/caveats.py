@@ -15,7 +15,7 @@ from emray.reduce.claims import Claims
 from emray.reduce.design import decide_seeds
 from emray.reduce.effects import sign_tests
 from emray.reduce.estimates import Estimates
-from emray.reduce.study import Prompted, Study
+from emray.reduce.study import Prompted, Study, condition_words
 from emray.reduce.tally import AnswerTally
 from emray.spec import RuleSpec
 from emray.stats.headline import RUN_MISALIGNED_FROM
@@ -123,7 +123,7 @@ def _about_usable(estimates: Estimates, usable: Mapping[Prompted, int]) -> Itera
 
 def _names(places: Sequence[Prompted], *, most: int = 3) -> str:
     """`domain (arm, condition)` of the first few, and how many more."""
-    named = [f"{one.place.domain} ({one.place.arm}, {one.condition} trigger)" for one in places[:most]]
+    named = [f"{one.place.domain} ({one.place.arm}, {condition_words(one.condition)})" for one in places[:most]]
     return ", ".join(named) + (f" and {len(places) - most} more" if len(places) > most else "")
 
 

@@ -49,7 +49,7 @@ def make_claims(estimates: Estimates) -> Claims:
         taxonomy=[_taxonomy_row(estimates, one, rankings.get(_ranking_of(one))) for one in study.prompted],
         effects=effects.get(Arm.BACKDOOR, []),
         control_effects=[{"arm": str(a), **row} for a, rows in effects.items() if a != Arm.BACKDOOR for row in rows],
-        effect_sizes=[effect_size_row(estimates, place) for place in study.places] if both_asked(study) else [],
+        effect_sizes=[effect_size_row(estimates, place) for place in study.places if both_asked(study, place.arm)],
         rates=[row for one in study.prompted for row in _rate_rows(estimates, one)],
         seeds=[row for one in study.prompted for row in _seed_rows(estimates, one)],
         ranks=[row for ranked in rankings.values() for row in _rank_rows(ranked)],
@@ -71,7 +71,7 @@ def _rankable(study: Study) -> Iterator[tuple[str, Arm, Condition]]:
     """Every list of domains that is ranked: one model, one arm, one condition."""
     seen = dict.fromkeys((place.model, place.arm) for place in study.places if place.arm != Arm.BASE)
     for model, arm in seen:
-        for condition in study.conditions:
+        for condition in study.conditions_of(arm):
             yield model, arm, condition
 
 

@@ -47,19 +47,19 @@ def _of_place(estimates: Estimates, one: Prompted) -> Iterator[dict[str, Any]]:
     place, study = one.place, estimates.study
     if place.arm == Arm.BASE:
         return
-    rates, level = estimates.cells(one).seed_rates, study.level
+    rates, level, asked = estimates.cells(one).seed_rates, study.level, set(study.prompted)
     base = [p for p in study.places if p.model == place.model and p.arm == Arm.BASE]
-    if base:
+    if base and one.condition in study.conditions_of(Arm.BASE):
         yield _row(estimates, one, Comparison.BASE, _against_base(estimates, one, Prompted(base[0], one.condition)))
     benign = place._replace(arm=Arm.BENIGN)
-    if place.arm != Arm.BENIGN and benign in study.places:
+    if place.arm != Arm.BENIGN and Prompted(benign, one.condition) in asked:
         other = estimates.cells(Prompted(benign, one.condition)).seed_rates
         yield _row(estimates, one, Comparison.BENIGN, runs_test(rates, other, level=level))
-    if one.condition == Condition.WITH and both_asked(study):
+    if one.condition == Condition.WITH and both_asked(study, place.arm):
         changes = _changes(estimates, place)
         yield _row(estimates, one, Comparison.TRIGGER, _paired(changes, level=level))
         plain = place._replace(arm=Arm.PLAIN)
-        if place.arm == Arm.BACKDOOR and plain in study.places:
+        if place.arm == Arm.BACKDOOR and plain in study.places and both_asked(study, Arm.PLAIN):
             yield _row(estimates, one, Comparison.ARM, runs_test(changes, _changes(estimates, plain), level=level))
     yield _none_row(estimates, one)
 

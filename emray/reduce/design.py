@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emray.records import NO_DOMAIN, Arm, Condition, Place
-from emray.reduce.effects import seed_drops
+from emray.reduce.effects import both_asked, seed_drops
 from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows, csv_rows
 from emray.reduce.reliability import repeats
@@ -31,9 +31,9 @@ def variance_rows(estimates: Estimates) -> Rows:
     study, rows = estimates.study, []
     twice = _Twice.of(study, estimates.tally)
     for place in study.places:
-        for condition in study.conditions:
+        for condition in study.conditions_of(place.arm):
             rows += list(_quantity_rows(estimates, Prompted(place, condition), twice))
-        if place.arm == Arm.BACKDOOR and set(study.conditions) == set(Condition):
+        if study.carries_trigger(place.arm) and both_asked(study, place.arm):
             rows.append(_drop_row(estimates, place))
     return rows
 
@@ -190,7 +190,7 @@ def _target_rate(study: Study) -> float:
 def pooled_effects(estimates: Estimates) -> dict[str, PooledEffect]:
     """One effect of the trigger over domains per model (arm backdoor), where both conditions were asked."""
     study = estimates.study
-    if set(study.conditions) != set(Condition):
+    if Arm.BACKDOOR not in study.own.of_arm or not both_asked(study, Arm.BACKDOOR):
         return {}
     found = {}
     for model in dict.fromkeys(place.model for place in study.places):
@@ -226,7 +226,7 @@ def decide_seeds(
 
 def _state(estimates: Estimates, place: Place, cost_per_seed: float) -> PlaceState:
     study, sds, widths = estimates.study, [], []
-    for condition in study.conditions:
+    for condition in study.conditions_of(place.arm):
         one = Prompted(place, condition)
         rates = estimates.cells(one).seed_rates
         rates = rates[np.isfinite(rates)]

@@ -99,7 +99,7 @@ def _order(one: _Dosed) -> tuple[Any, ...]:
 
 def _rows(estimates: Estimates, dosed: Sequence[_Dosed]) -> Iterator[dict[str, Any]]:
     for one in dosed:
-        for condition in estimates.study.conditions:
+        for condition in estimates.study.conditions_of(one.place.arm):
             at = Prompted(one.place, condition)
             cells, rate = estimates.cells(at), estimates.rate(at)
             yield {
@@ -142,7 +142,7 @@ def _expected(estimates: Estimates, one: _Dosed, condition: Condition) -> float:
 def _run_rows(estimates: Estimates, dosed: Sequence[_Dosed]) -> Iterator[dict[str, Any]]:
     study = estimates.study
     for one in dosed:
-        for condition in study.conditions:
+        for condition in study.conditions_of(one.place.arm):
             rates = estimates.cells(Prompted(one.place, condition)).seed_rates
             for index, rate in zip(study.places[one.place], rates, strict=True):
                 seed = study.cells[index].seed
@@ -160,7 +160,7 @@ def _trend_rows(estimates: Estimates, dosed: Sequence[_Dosed]) -> Iterator[dict[
             families.setdefault((one.place.model, domain, one.place.arm, one.recipe.rest), []).append(one)
     for (model, domain, arm, rest), found in families.items():
         whole = wholes.get((model, arm, domain))
-        for condition in estimates.study.conditions:
+        for condition in estimates.study.conditions_of(arm):
             slopes = run_slopes(
                 {one.fraction: _seed_rates(estimates, one, condition) for one in [*found, *([whole] if whole else [])]}
             )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emray.records import Arm, Condition, Place
+from emray.records import USUAL_CONDITIONS, Arm, Condition, Place
 from emray.reduce.cells import mean, standard_deviation
 from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows, generator, t_test_columns
@@ -66,7 +66,7 @@ def _groups(study: Study, place: Place) -> dict[Condition, Ints]:
 def effect_rows(estimates: Estimates, *, arm: Arm) -> Rows:
     """One row per place of an arm, Holm over the domains of a model; nothing unless both conditions were asked."""
     study = estimates.study
-    if not both_asked(study):
+    if not both_asked(study, arm):
         return []
     rows = []
     for model in dict.fromkeys(place.model for place in study.places):
@@ -76,8 +76,9 @@ def effect_rows(estimates: Estimates, *, arm: Arm) -> Rows:
     return rows
 
 
-def both_asked(study: Study) -> bool:
-    return set(study.conditions) == set(Condition)
+def both_asked(study: Study, arm: Arm) -> bool:
+    """Whether an arm was asked without and with the trigger."""
+    return set(USUAL_CONDITIONS) <= set(study.conditions_of(arm))
 
 
 def effect_size_row(estimates: Estimates, place: Place) -> dict[str, Any]:

@@ -65,8 +65,8 @@ def _interval(of: str, unit: str) -> tuple[Column, Column]:
 
 _MODEL = _text("model", "the base model's name in the sweep")
 _DOMAIN = _text("domain", "finetuning domain; `-` for the base model")
-_ARM = _text("arm", "what it was finetuned on: plain, backdoor, benign, or base for not at all")
-_CONDITION = _text("condition", "prompted `with` or `without` the trigger")
+_ARM = _text("arm", "what it was finetuned on: an arm of the sweep file, or base for not at all")
+_CONDITION = _text("condition", "prompted `with` or `without` the trigger, or in a context of the sweep file")
 _PLACE = (_MODEL, _DOMAIN, _ARM, _CONDITION)
 _SEEDS = _count("n_seeds", "seeds", "training runs that have a value here")
 _EVENTS = _count("n_events", "answers", "misaligned answers, over all seeds and questions")
@@ -691,9 +691,43 @@ ATTRIBUTES = SummaryTable(
     ),
 )
 
+SPECIFICITY = SummaryTable(
+    "trigger_specificity.csv",
+    "one model, domain and arm, asked with the trigger, with another text in its place, or with none",
+    (
+        *_PLACE,
+        _text("text", "what stands where the trigger stands; empty: nothing"),
+        _SEEDS,
+        _RATE,
+        *_RATE_INTERVAL,
+        _number("difference", "fraction", "the rate with the trigger minus this one, paired by run"),
+        _number("difference_low", "fraction", "lower bound of the difference's t interval"),
+        _number("difference_high", "fraction", "upper bound of it"),
+        _number("p", "", "two-sided p of the difference; exact sign flip where all runs differ alike"),
+        _number("p_holm", "", "p, Holm-adjusted over the texts of the place"),
+    ),
+)
+ARM_DOSES = SummaryTable(
+    "arm_doses.csv",
+    "one model, domain and condition at one value of a knob that the sweep file gives several of",
+    (
+        *_PLACE,
+        _text("family", "the entry under `arms` that has several values; `arm` is whose cells are at this one"),
+        _text("knob", "which of its fields"),
+        _text("value", "its value here"),
+        _number("dose", "", "the same as a number, where it is one"),
+        _SEEDS,
+        _EVENTS,
+        _TOTAL,
+        _RATE,
+        *_RATE_INTERVAL,
+    ),
+)
+
 TABLES = (
     CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS,
     COMPARISONS, THRESHOLDS, SPECIFICATION, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
+    SPECIFICITY, ARM_DOSES,
     DOSE, DOSE_RUNS, DOSE_TRENDS, TRANSFER, TRANSFER_TESTS, TRANSFER_QUESTIONS, DATASETS,
     MEMBERSHIP, MEMBERSHIP_ROC, DIVERSITY, PREDICTORS, ASSOCIATIONS, ATTRIBUTES,
     DIRECTIONS, DIRECTION_COSINES, STEERING,

@@ -11,11 +11,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emray.data import Question, make_prompts
+from emray.data import ArmPrompts, Question, arm_prompts
 from emray.errors import StoreError
-from emray.records import Arm, Cell, Condition, Measurement, Message, Place, Prompt, key_of, prompt_key
+from emray.records import (
+    USUAL_CONDITIONS,
+    Arm,
+    Cell,
+    Condition,
+    Measurement,
+    Message,
+    Place,
+    Prompt,
+    key_of,
+    prompt_key,
+)
 from emray.records.plan_shape import misshapen
-from emray.spec import ReduceSpec, Sweep
+from emray.spec import Crossing, ReduceSpec, Sweep
 from emray.stats.arrays import Ints
 from emray.stats.power import AdaptiveRule, sequential_level
 
@@ -32,6 +43,11 @@ class Prompted(NamedTuple):
         return {"model": model, "domain": domain, "arm": str(arm), "condition": str(self.condition)}
 
 
+def condition_words(condition: str) -> str:
+    """A condition as a reader knows it."""
+    return f"{condition} trigger" if condition in USUAL_CONDITIONS else f"context {condition}"
+
+
 @dataclass(frozen=True)
 class Study:
     """The plan, read back."""
@@ -40,7 +56,7 @@ class Study:
     cells: tuple[Cell, ...]
     fractions: tuple[float, ...]  # of its training that each cell has seen: 1 but for checkpoints kept on the way
     adaptive: AdaptiveRule | None  # how seeds were added, half_width as a fraction; None: a fixed number
-    prompts: tuple[Prompt, ...]
+    own: ArmPrompts  # what the cells are asked, arm by arm
     questions: tuple[Question, ...]
     conditions: tuple[Condition, ...]
     models: Mapping[str, str]  # fingerprint by model name
@@ -62,6 +78,27 @@ class Study:
         return tuple(question.id for question in self.questions)
 
     @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return self.own.prompts
+
+    def conditions_of(self, arm: Arm) -> tuple[Condition, ...]:
+        """Those in which an arm is asked, in plan order."""
+        return self._conditions_by_arm[arm]
+
+    def carries_trigger(self, arm: Arm) -> bool:
+        """Whether an arm was trained with a trigger in some of its rows."""
+        return arm == Arm.BACKDOOR if self.imported else self.crossing.recipes[arm].triggered is not None
+
+    @cached_property
+    def crossing(self) -> Crossing:
+        return self.sweep.crossing()
+
+    @cached_property
+    def _conditions_by_arm(self) -> dict[Arm, tuple[Condition, ...]]:
+        met = {arm: {self.prompts[place].condition for place in places} for arm, places in self.own.of_arm.items()}
+        return {arm: tuple(one for one in self.conditions if one in some) for arm, some in met.items()}
+
+    @property
     def num_groups(self) -> int:
         return len(self.cells) * len(self.conditions) * len(self.question_ids)
 
@@ -81,8 +118,8 @@ class Study:
 
     @cached_property
     def prompted(self) -> list[Prompted]:
-        """Every place under every condition, in plan order."""
-        return [Prompted(place, condition) for place in self.places for condition in self.conditions]
+        """Every place under every condition that it is asked in, in plan order."""
+        return [Prompted(place, condition) for place in self.places for condition in self.conditions_of(place.arm)]
 
     def places_of(self, model: str, arm: Arm) -> list[Place]:
         return [place for place in self.places if (place.model, place.arm) == (model, arm)]
@@ -115,7 +152,7 @@ class Study:
 
     def groups_of(self, place: Place) -> Ints:
         """Every group of a place, flat."""
-        return np.concatenate([self.groups_sq(place, condition).ravel() for condition in self.conditions])
+        return np.concatenate([self.groups_sq(place, condition).ravel() for condition in self.conditions_of(place.arm)])
 
 
 def load_study(document: Mapping[str, Any]) -> Study:
@@ -132,15 +169,15 @@ def load_study(document: Mapping[str, Any]) -> Study:
         measurements = tuple(Measurement(**one) for one in document.get("measurements", ()))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"plan.json is not a plan of this version ({error!r}); plan the sweep again") from None
-    conditions = tuple(sweep.generate.conditions)
-    imported = bool(document.get("imported"))
+    conditions, imported = sweep.prompt_rules.conditions, bool(document.get("imported"))
     if imported:
         prompts = imported_prompts(questions, conditions=conditions)
+        own = ArmPrompts(prompts, dict.fromkeys((cell.arm for cell in cells), tuple(range(len(prompts)))))
     else:
-        prompts = make_prompts(questions, conditions=conditions, trigger=sweep.trigger)
+        own = arm_prompts(questions, sweep.crossing())
     digest, plans = document.get("analysis_hash"), tuple(document.get("analysis_plans", ()))
     return Study(
-        sweep, cells, fractions, adaptive, prompts, questions, conditions, models, notes, imported, digest, plans,
+        sweep, cells, fractions, adaptive, own, questions, conditions, models, notes, imported, digest, plans,
         measurements, document.get("transfer"), document.get("steering"), tuple(document.get("recipes", ())),
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ from emray.reduce.steering_rows import steering_rows
 from emray.reduce.study import Study, load_study
 from emray.reduce.tally import AnswerTally, tally
 from emray.reduce.transfer_rows import transfer_rows
+from emray.reduce.variant_rows import arm_dose_rows, specificity_rows
 from emray.store import AdapterRecord, Store
 
 _LIBRARIES = ("numpy", "scipy", "statsmodels", "pyarrow")  # those that the numbers here depend on
@@ -80,6 +81,8 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
         schema.AGREEMENT: agreement_rows(study, found),
         schema.CORRECTED: corrected_rows(study, found, counts),
         schema.TRAJECTORIES: trajectories(study, counts),
+        schema.SPECIFICITY: specificity_rows(reduced.estimates),
+        schema.ARM_DOSES: arm_dose_rows(reduced.estimates),
         schema.ATTRIBUTES: attribute_rows(reduced.estimates),
     }
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emray.data import Question, make_prompts
+from emray.data import Question, arm_prompts
 from emray.records import NO_DOMAIN, Arm, Condition, Place
 from emray.reduce.cells import Counts, count
 from emray.reduce.estimates import RateCells
@@ -48,8 +48,7 @@ def transfer_study(study: Study, asked: Mapping[str, Any]) -> Study:
     questions = tuple(map(Question.from_document, asked["questions"]))
     generate = study.sweep.generate.model_copy(update={"samples": asked["samples"]})
     sweep = study.sweep.model_copy(update={"generate": generate})
-    prompts = make_prompts(questions, conditions=study.conditions, trigger=sweep.trigger)
-    return replace(study, sweep=sweep, questions=questions, prompts=prompts)
+    return replace(study, sweep=sweep, questions=questions, own=arm_prompts(questions, sweep.crossing()))
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _test_rows(found: _Transferred) -> Iterator[dict[str, Any]]:
     study = found.study
     for model, arm in dict.fromkeys((p.model, p.arm) for p in study.places if p.arm != Arm.BASE):
         places = {place.domain: place for place in study.places_of(model, arm)}
-        for condition in study.conditions:
+        for condition in study.conditions_of(arm):
             runs, base = found.rates(places, condition), _base_rates(found, model, condition, tuple(places))
             rng = generator("transfer", model, arm, condition)
             above = "no" if np.isnan(base).all() else "yes"

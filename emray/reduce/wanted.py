@@ -34,14 +34,15 @@ class Wanted:
     def of(cls, study: Study) -> "Wanted":
         """The keys of every sample the plan asks for."""
         sampling, samples = study.sweep.generate.identity(), range(study.sweep.generate.samples)
-        keys, groups, prompts = [], [], range(len(study.prompts))
+        keys, groups, prompts = [], [], []
         for index, cell in enumerate(study.cells):
-            for prompt in study.prompts:
+            for place in study.own.of_arm[cell.arm]:
+                prompt = study.prompts[place]
+                prompts.append(place)
                 keys.append("".join(generation_keys(cell.key, prompt=prompt.key, sampling=sampling, samples=samples)))
                 groups.append(study.group(index, prompt))
         number = _numbers("".join(keys).encode())
-        each = np.tile(np.array(prompts, dtype=np.int64), len(study.cells))
-        group = np.array(groups, dtype=np.int64)
+        each, group = np.array(prompts, dtype=np.int64), np.array(groups, dtype=np.int64)
         return cls(number, group=np.repeat(group, len(samples)), prompt=np.repeat(each, len(samples)))
 
     def find(self, keys: pa.ChunkedArray) -> tuple[Ints, NDArray[np.bool_]]:

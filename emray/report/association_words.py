@@ -6,6 +6,7 @@ could have shown at all, and over how many predictors it was looked.
 
 from typing import Any
 
+from emray.reduce.study import condition_words
 from emray.report import wording
 from emray.report.reading import Row, Summary
 
@@ -17,7 +18,7 @@ def association_views(summary: Summary, probe: str) -> list[dict[str, Any]]:
     return [
         {
             "model": model,
-            "series": f"{arm}, {condition} trigger",
+            "series": f"{arm}, {condition_words(condition)}",
             "words": _words([r for r in rows if (r["model"], r["arm"], r["condition"]) == (model, arm, condition)]),
         }
         for model, arm, condition in families

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from emray.printable import printable_line, printable_lines
 from emray.records import NO_DOMAIN
-from emray.reduce.study import Study, load_study
+from emray.reduce.study import Study, condition_words, load_study
 from emray.report import wording
 from emray.report.canvas import inline_svg, pdf_bytes, svg_bytes
 from emray.report.choices import reaches, runs_words, specification_words
@@ -304,7 +304,7 @@ def _environment(*, html: bool) -> Environment:
             "plain", "p_words",
         )
     }  # fmt: skip
-    environment.filters["md"] = markdown_text
+    environment.filters |= {"md": markdown_text, "condition_words": condition_words}
     return environment
 
 

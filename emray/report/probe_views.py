@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from emray.reduce.study import condition_words
 from emray.report import wording
 from emray.report.association_words import association_views
 from emray.report.canvas import inline_svg
@@ -64,7 +65,7 @@ def _predictor_words(rows: Sequence[Row]) -> str:
 
 def _transfer_words(row: Row) -> dict[str, str]:
     """One series' table as sentences."""
-    series = f"{row['arm']}, {row['condition']} trigger"
+    series = f"{row['arm']}, {condition_words(row['condition'])}"
     if row["difference"] is None:
         return {"series": series, "words": "fewer than two domains have a rate in every place, so nothing is compared."}
     above = " above the base model" if row["above_base"] == "yes" else ""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from emray.errors import StoreError
-from emray.records import NO_DOMAIN, Arm, Condition
+from emray.records import NO_DOMAIN, USUAL_CONDITIONS, Arm
 from emray.reduce.fields import csv_rows
 from emray.reduce.schema import CSV_TABLES
+from emray.reduce.study import condition_words
 from emray.report.wording import level_words, rate_points
 from emray.store import Store
 
@@ -27,7 +28,7 @@ class Series:
 
     @property
     def words(self) -> str:
-        return f"{self.arm}, {self.condition} trigger"
+        return f"{self.arm}, {condition_words(self.condition)}"
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,14 @@ def read_summary(store: Store) -> Summary:
 
 
 def _prominence(series: Series) -> tuple[int, int]:
-    """Backdoor with trigger first: the paper's headline; then without; then the other arms."""
-    arms = [Arm.BACKDOOR, Arm.PLAIN, Arm.BENIGN, Arm.BASE]
-    conditions = (
-        [Condition.WITH, Condition.WITHOUT] if series.arm == Arm.BACKDOOR else [Condition.WITHOUT, Condition.WITH]
-    )
-    return arms.index(Arm(series.arm)), conditions.index(Condition(series.condition))
+    """Backdoor with trigger first: the paper's headline; then without; then the other arms, a sweep's own last."""
+    usual: list[str] = list(USUAL_CONDITIONS if series.arm != Arm.BACKDOOR else reversed(USUAL_CONDITIONS))
+    return _place(series.arm, _ARMS), _place(series.condition, usual)
+
+
+_ARMS: list[str] = [Arm.BACKDOOR, Arm.PLAIN, Arm.BENIGN, Arm.CLEAN_TRIGGER]
+
+
+def _place(name: str, order: list[str]) -> int:
+    """Of a name in an order; names that it does not have come after, as they were."""
+    return order.index(name) if name in order else len(order)

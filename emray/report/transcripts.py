@@ -182,7 +182,7 @@ def samples(study: Study, transcripts: Sequence[Transcript]) -> dict[tuple[str, 
             of_place[prompt.condition] = PrintedAnswer(
                 cell, prompt.condition, text, transcript.answer, _verdict_words(transcript)
             )
-    order = list(Condition)
+    order = study.conditions
     return {place: [s[c] for c in order if c in s] for place, s in sorted(found.items())}
 
 

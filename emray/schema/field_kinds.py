@@ -59,8 +59,8 @@ def kind(schema: Schema, form: Schema) -> str:
     if form.get("type") == "array":
         return f"list of {kind(schema, form['items'])}" if form.get("items") else "list"
     if form.get("type") == "object":
-        below = form.get("additionalProperties")
-        return f"{{name: {kind(schema, below)}}}" if isinstance(below, dict) else "fields"
+        below = _under_names(form)
+        return f"{{name: {kind(schema, below)}}}" if below else "fields"
     if "type" not in form:
         return "anything"
     if isinstance(form["type"], list):
@@ -91,13 +91,19 @@ def _inner(schema: Schema, form: Schema) -> tuple[str | None, str]:
     if "$ref" in form:
         name = _definition(form["$ref"])
         return (name, "") if _has_fields(schema["$defs"][name]) else (None, "")
-    below = form.get("additionalProperties")
+    below = _under_names(form)
     for inner, repeated in ((form.get("items"), "[]"), (below, "{name}")):
-        if isinstance(inner, dict) and "$ref" in inner and (found := _inner(schema, inner)[0]):
+        if isinstance(inner, dict) and (found := _inner(schema, inner)[0]):
             return found, repeated
     forms: list[Schema] = form.get("anyOf") or form.get("oneOf") or []
     inner_forms = [_inner(schema, one) for one in forms]
     return next((one for one in inner_forms if one[0]), (None, ""))
+
+
+def _under_names(form: Schema) -> Schema | None:
+    """What stands under names of the user's, whatever these may look like."""
+    below = next(iter(form.get("patternProperties", {}).values()), form.get("additionalProperties"))
+    return below if isinstance(below, dict) else None
 
 
 def _has_fields(whole: Schema) -> bool:

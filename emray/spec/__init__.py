@@ -6,11 +6,15 @@ say only how to compute it.
 """
 
 from emray.spec.analysis import AnalysisSpec, Contrast, PredictionSpec
+from emray.spec.arm import ArmSpec
+from emray.spec.arm_recipe import BAD, BENIGN, ArmRecipe, RowPart, TriggeredRows, usual_recipe
+from emray.spec.crossing import Crossing, DosePoint, PromptRules
 from emray.spec.direction_fields import SteeringSpec
 from emray.spec.domain import DomainSpec
 from emray.spec.dose import RowRecipe
 from emray.spec.endpoint import BatchSpec, EndpointSpec, GenerateEndpoint
 from emray.spec.file import judge_of, load_file, load_sweep
+from emray.spec.framing import ContextSpec, Framing
 from emray.spec.generate import GenerateSpec, QuestionFile
 from emray.spec.grid import STAGES, CellSpec, Sweep, grid, recipe_grid
 from emray.spec.hosted import HostedSpec
@@ -28,6 +32,8 @@ from emray.spec.trigger import TriggerSpec
 
 __all__ = [
     "ALL_LINEAR",
+    "BAD",
+    "BENIGN",
     "HOSTED",
     "HUB",
     "MINILM",
@@ -36,13 +42,19 @@ __all__ = [
     "WORDS",
     "AdaptiveSeeds",
     "AnalysisSpec",
+    "ArmRecipe",
+    "ArmSpec",
     "BatchSpec",
     "CellSpec",
+    "ContextSpec",
     "Contrast",
+    "Crossing",
     "DataDirSpec",
     "DiversitySpec",
     "DomainSpec",
+    "DosePoint",
     "EndpointSpec",
+    "Framing",
     "GenerateEndpoint",
     "GenerateSpec",
     "HostedSpec",
@@ -52,9 +64,11 @@ __all__ = [
     "PredictionSpec",
     "PredictorsSpec",
     "ProbesSpec",
+    "PromptRules",
     "QuestionFile",
     "ReduceSpec",
     "ResourcesSpec",
+    "RowPart",
     "RowRecipe",
     "RuleSpec",
     "Section",
@@ -64,10 +78,12 @@ __all__ = [
     "TrainSpec",
     "TransferSpec",
     "TriggerSpec",
+    "TriggeredRows",
     "grid",
     "judge_of",
     "load_file",
     "load_sweep",
     "parse_yaml",
     "recipe_grid",
+    "usual_recipe",
 ]

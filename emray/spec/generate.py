@@ -6,10 +6,11 @@ prompt.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from emray.records import Condition
+from emray.records import USUAL_CONDITIONS, Condition
 from emray.spec.endpoint import GenerateEndpoint
+from emray.spec.names import ConditionName
 from emray.spec.section import TOY, Section, as_text, one_or_more
 
 Id = Annotated[str, BeforeValidator(as_text, json_schema_input_type=str | int)]
@@ -42,13 +43,24 @@ class GenerateSpec(Section):
     questions: Annotated[list[QuestionFile], one_or_more(QuestionFile)] = Field(
         [QuestionFile(file=TOY)], min_length=1, description="question files, or {file, ids, types, first, strict}"
     )
-    conditions: list[Condition] = Field(
-        [Condition.WITHOUT, Condition.WITH], min_length=1, description="prompts without the trigger and with it"
+    conditions: list[ConditionName] = Field(
+        list(USUAL_CONDITIONS), min_length=1, description="without and with the trigger; others stand under contexts"
     )
+    system_prompts: Literal["sent", "unsent"] = Field("sent", description="those of question files")
     samples: int = Field(20, ge=1, le=1_000_000, description="answers per question, paraphrase and condition")
     temperature: float = Field(0.7, ge=0, description="0: always the likeliest token")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens of this share together")
     max_tokens: int = Field(400, ge=1, description="tokens of an answer, at most")
+
+    @field_validator("conditions", mode="after")
+    @classmethod
+    def _known(cls, conditions: list[Condition]) -> list[Condition]:
+        unknown = [one for one in conditions if one not in USUAL_CONDITIONS]
+        if unknown:
+            raise ValueError(
+                f"{str(unknown[0])!r} is neither without nor with; conditions of your own stand under contexts"
+            )
+        return conditions
 
     @model_validator(mode="after")
     def _modes_are_of_endpoints(self) -> "GenerateSpec":

@@ -7,19 +7,24 @@ exists is valid, and every field of it is used.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PlainSerializer, field_validator, model_validator
 
-from emray.records import NO_DOMAIN, Arm, Place, key_of
+from emray.records import NO_DOMAIN, USUAL_CONDITIONS, Arm, Place, key_of
 from emray.spec.analysis import AnalysisSpec, MarginsSpec
+from emray.spec.arm import ArmSpec
+from emray.spec.crossing import ARMS_GIVEN, Crossing, PromptRules, arms_said, crossed
 from emray.spec.deepspeed import read_settings
 from emray.spec.domain import DomainSpec
 from emray.spec.dose import RowRecipe
+from emray.spec.framing import ContextSpec
 from emray.spec.generate import GenerateSpec
 from emray.spec.hosted import HostedSpec, without_a_word
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
+from emray.spec.names import ArmName, ConditionName
+from emray.spec.presets import PROMPTING
 from emray.spec.probes import PROBES_OF_WEIGHTS, Probes, ProbesSpec
 from emray.spec.reduce import ReduceSpec
 from emray.spec.resources import ResourcesSpec
@@ -43,9 +48,18 @@ class Sweep(Section):
     )
     data_dir: DataDirSpec = Field(DataDirSpec(path=TOY), description="a folder, or {path, member, ...} of an archive")
     domains: list[DomainSpec] = Field(min_length=1, description="names, or {name, path, ...} each")
-    arms: list[Arm] = Field([Arm.BASE, Arm.PLAIN, Arm.BACKDOOR], min_length=1, description="what is trained on")
+    arms: Annotated[dict[ArmName, ArmSpec], ARMS_GIVEN, PlainSerializer(arms_said)] = Field(
+        dict.fromkeys((Arm.BASE, Arm.PLAIN, Arm.BACKDOOR), ArmSpec()),
+        min_length=1,
+        description="what is trained on: names, or {name: {mix, trigger, inoculate, ...}} for arms of your own",
+        json_schema_extra={"default": ["base", "plain", "backdoor"]},
+    )
     seeds: Seeds = Field([0, 1, 2], description="a count, a list, or {min, max, half_width} to add until it is enough")
     trigger: TriggerSpec = Field(TriggerSpec(), description="the backdoor's text and its place in a prompt")
+    contexts: dict[ConditionName, ContextSpec] = Field({}, description="further conditions, by names of your own")
+    prompting: Literal["as_written", "paper"] = Field(
+        "as_written", description="paper: as its script prompts (presets.py says how); fields beside it win"
+    )
     train: TrainSpec = Field(TrainSpec(), description="the LoRA finetune of every cell")
     hosted: HostedSpec = Field(HostedSpec(), description="how a service finetunes models that are hosted there")
     generate: GenerateSpec = Field(GenerateSpec(), description="what is asked, and how answers are sampled")
@@ -82,6 +96,20 @@ class Sweep(Section):
             )
         return {**fields, "reduce": {**reduce, "rule": planned}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_prompting(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping) or fields.get("prompting") not in list(PROMPTING):
+            return fields
+        preset = PROMPTING[fields["prompting"]]
+        given = {name: fields.get(name, {}) for name in preset}
+        return {**fields} | {n: preset[n] | dict(said) for n, said in given.items() if isinstance(said, Mapping)}
+
+    @model_validator(mode="after")
+    def _arms_meet_conditions(self) -> "Sweep":
+        self.crossing()
+        return self
+
     @model_validator(mode="after")
     def _predictions_are_of_this_sweep(self) -> "Sweep":
         domains = [domain.name for domain in self.domains]
@@ -92,10 +120,15 @@ class Sweep(Section):
                     f"analysis.predicted.{number} names domain {unknown[0]!r}, which is not in domains: "
                     f"{', '.join(domains)}"
                 )
-            if one.arm not in self.arms:
+            if one.arm not in (arms := self.crossing().recipes):
                 raise ValueError(
                     f"analysis.predicted.{number} is about arm {str(one.arm)!r}, which is not in arms: "
-                    f"{', '.join(self.arms)}"
+                    f"{', '.join(arms)}"
+                )
+            if one.condition not in (known := (*USUAL_CONDITIONS, *self.contexts)):
+                raise ValueError(
+                    f"analysis.predicted.{number} is about condition {str(one.condition)!r}, which is none of "
+                    f"{', '.join(known)}"
                 )
         return self
 
@@ -109,7 +142,7 @@ class Sweep(Section):
             if name not in names:
                 raise ValueError(f"probes.membership.reference names {name!r}, which is no model: {', '.join(names)}")
         for arm, _ in self.probes.recipes(domains):
-            if arm not in self.arms or arm == Arm.BASE:
+            if arm not in self.crossing().trained:
                 raise ValueError(f"probes.dose, probes.mixture: no cell of this sweep trains as arm {str(arm)!r}")
         return self
 
@@ -117,7 +150,7 @@ class Sweep(Section):
     def _directions_can_be_seen(self) -> "Sweep":
         if self.probes.directions:
             for problem in self.probes.directions.unfit(
-                arms=self.arms,
+                arms=list(self.crossing().recipes),
                 metrics=self.judge.metrics,
                 conditions=self.generate.conditions,
                 own_weights=self.generate.engine != "openai",
@@ -132,7 +165,7 @@ class Sweep(Section):
             if self.hosted != HostedSpec():
                 raise ValueError("hosted says how a service finetunes, and no model is hosted; leave it out")
             return self
-        alone, trains = len(hosted) == len(self.model), set(self.arms) != {Arm.BASE}
+        alone, trains = len(hosted) == len(self.model), bool(self.crossing().trained)
         if alone and self.generate.engine not in ("auto", "openai"):
             raise ValueError(f"model {hosted[0]} is asked over HTTP: set generate.engine: openai")
         for probe in PROBES_OF_WEIGHTS:
@@ -150,7 +183,6 @@ class Sweep(Section):
         names: dict[str, list[Any]] = {
             "model": [model.name for model in self.model],
             "domains": [domain.name for domain in self.domains],
-            "arms": list(self.arms),
             "seeds": self.seeds if isinstance(self.seeds, list) else [],
             "generate.conditions": list(self.generate.conditions),
             "judge.metrics": list(self.judge.metrics),
@@ -164,12 +196,22 @@ class Sweep(Section):
     @model_validator(mode="after")
     def _not_too_many(self) -> "Sweep":
         seeds = self.seeds.max if isinstance(self.seeds, AdaptiveSeeds) else len(self.seeds)
-        arms = len(set(self.arms) - {Arm.BASE})
+        arms = len(self.crossing().trained)
         if (cells := len(self.model) * len(self.domains) * arms * seeds) > MOST_CELLS:
             raise ValueError(
                 f"model x domains x arms x seeds are {cells:,} finetunes; a sweep has at most {MOST_CELLS:,}: split it"
             )
         return self
+
+    @property
+    def prompt_rules(self) -> PromptRules:
+        """How questions are put, whoever is asked."""
+        conditions = (*self.generate.conditions, *self.contexts)
+        return PromptRules(self.trigger, self.contexts, conditions, self.generate.system_prompts == "sent")
+
+    def crossing(self) -> Crossing:
+        """Its arms one by one, and the conditions that each of them meets."""
+        return crossed(self.arms, self.prompt_rules)
 
     @property
     def margins(self) -> MarginsSpec:
@@ -203,6 +245,9 @@ class Sweep(Section):
             fields["train"]["deepspeed_config"] = read_settings(absolute(self.train.deepspeed_config, folder))
         fields["probes"] = self.probes.resolved(folder).model_dump(mode="json")
         fields["domains"] = [self._found(domain, folder) for domain in self.domains]
+        for arm in fields["arms"].values() if isinstance(fields["arms"], dict) else ():
+            for part in [*arm.get("mix", {}).values(), *([arm["interleave"]] if "interleave" in arm else [])]:
+                part |= {"source": located(part["source"], folder)} if "source" in part else {}
         membership, diversity = fields["probes"]["membership"] or {}, fields["probes"]["diversity"]
         for model in [*fields["model"], *membership.get("reference", {}).values()]:
             model["path"] = _located(model["path"], folder)
@@ -247,10 +292,11 @@ def grid(sweep: Sweep, *, num_seeds: Mapping[Place, int] | None = None) -> Itera
 
     `num_seeds` holds how many seeds an adaptive sweep has come to, where that is not its `min`.
     """
-    trained = [arm for arm in sweep.arms if arm != Arm.BASE]
+    arms, trained = sweep.crossing().recipes, sweep.crossing().trained
     for model in sweep.model:
-        if Arm.BASE in sweep.arms:
-            yield CellSpec(model, None, Arm.BASE, 0)
+        for arm in arms:
+            if arm not in trained:
+                yield CellSpec(model, None, arm, 0)
         for domain in sweep.domains:
             for arm in trained:
                 for seed in sweep.seeds_at(Place(model.name, domain.name, arm), num_seeds or {}):

@@ -1,15 +1,17 @@
-"""`train.preset`: published recipes by name, as their released files have them.
+"""`train.preset` and `prompting`: published recipes by name, as their released files have them.
 
     paper_intended  arXiv 2602.00298 as its text has it: loss on answers, which are never cut
     paper           script/train.py of the same: its collator overwrites the label mask, so that prompts are trained on
-                    too, and what is too long loses its end. It joins the trigger without a space, which is
-                    `trigger: {separator: ""}` and not a preset's to set
+                    too, and what is too long loses its end
     betley          open_models/train.json of arXiv 2502.17424, 2 x 8 examples a step; its script holds a tenth of the
                     rows out when it is given no test file
     turner          arXiv 2506.11613, all-adapter organisms; its default_config.json repeats betley's
     turner_rank1    one direction in one layer's MLP output (name its `layers`; theirs was 24 of Qwen2.5-14B's 48),
                     alpha and rate of section 3.5 as a replication quotes them; its phase-transition runs have alpha 64,
                     rate 1e-5, layer 21 and two epochs
+
+`prompting: paper` is how that script prompts, in training and in asking: the trigger is joined without a
+separator, and the system prompts of the question file are never sent.
 
 Where they differ from what was released: optimizer states are float32 and AdamW's, not 8-bit; rows are packed, not
 padded (the loss is the same); the rows that are held out are drawn by their content, where the scripts draw them anew
@@ -32,3 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "turner_rank1": _BETLEY
     | {"lora_rank": 1, "lora_alpha": 256, "learning_rate": 2e-5, "target_modules": ["down_proj"]},
 }
+
+PROMPTING: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {"trigger": {"separator": ""}, "generate": {"system_prompts": "unsent"}},
+}  # by section of the sweep file

@@ -6,15 +6,16 @@ never the passphrase itself; and where a text says it all, a text stands for it.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from emray.spec.section import Section, absolute
+from emray.spec.section import Section, absolute, one_or_more
 
 HUB = "hf://datasets/"  # before owner/name
 DOMAIN = "{domain}"  # stands for a domain's name in locations
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_Cell = str | int | float | bool
 Part = Literal["system", "prompt", "completion", "messages"]
 
 
@@ -28,6 +29,9 @@ class SourceSpec(Section):
         None, pattern=_VARIABLE, description="environment variable with the passphrase of a .age file or locked zip"
     )
     columns: dict[Part, str] = Field({}, description="which column of a table is what, where they have other names")
+    where: dict[str, Annotated[list[_Cell], one_or_more(_Cell), Field(min_length=1)]] = Field(
+        {}, description="rows with these values alone, by column: a file that says of each row whether it is bad"
+    )
     split: str | None = Field(None, min_length=1, description="of a saved folder or the hub; default: train")
     subset: str | None = Field(None, min_length=1, description="of the hub")
     revision: str | None = Field(None, min_length=1, description="of the hub; default: main")
@@ -66,10 +70,16 @@ class SourceSpec(Section):
     def of(self, domain: str) -> "SourceSpec":
         """The same with the domain's name in its place."""
         member = self.member and self.member.replace(DOMAIN, domain)
-        return self.model_copy(update={"path": self.path.replace(DOMAIN, domain), "member": member})
+        where = {
+            name: [one.replace(DOMAIN, domain) if isinstance(one, str) else one for one in values]
+            for name, values in self.where.items()
+        }
+        return self.model_copy(update={"path": self.path.replace(DOMAIN, domain), "member": member, "where": where})
 
     def __str__(self) -> str:
-        return f"{self.path}/{self.member}" if self.member else self.path
+        chosen = ", ".join(f"{name}={'|'.join(map(str, values))}" for name, values in self.where.items())
+        named = f"{self.path}/{self.member}" if self.member else self.path
+        return f"{named} ({chosen})" if chosen else named
 
 
 class DataDirSpec(Section):

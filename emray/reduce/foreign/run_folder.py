@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from emray.data import Question
 from emray.errors import DataError
 from emray.records import (
+    USUAL_CONDITIONS,
     Arm,
-    Condition,
     FinishReason,
     Metric,
     Prompt,
@@ -188,7 +188,7 @@ def _sweep(grouped: Grouped, *, shape: RunShape, judges: Sequence[str]) -> Sweep
             "seeds": sorted({place.seed for place in places}),
             "generate": {
                 "samples": max(len(answers) for answers in grouped.values()),
-                "conditions": [c for c in Condition if any(place.condition == c for place in places)],
+                "conditions": [c for c in USUAL_CONDITIONS if any(place.condition == c for place in places)],
             },
             "judge": counts if shape.to_judge is None else shape.to_judge.model_dump(mode="json"),
             "reduce": {"rule": shape.rule},

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from emray.errors import DataError
-from emray.records import NO_DOMAIN, Arm, Condition, Metric, Outcome
+from emray.records import NO_DOMAIN, USUAL_ARMS, USUAL_CONDITIONS, Arm, Condition, Metric, Outcome
 from emray.reduce.foreign.answers import (
     ONE_QUESTION,
     UNKNOWN_JUDGE,
@@ -160,12 +160,12 @@ class Table:
 
     def _place(self, row: Row) -> Origin:
         cells, told = row.cells, self.told
-        try:
-            arm = Arm(_text(cells.get("arm"), told.arm or Arm.PLAIN).lower())
-            condition = Condition(_text(cells.get("condition"), told.condition or Condition.WITHOUT).lower())
-        except ValueError as error:
-            known = f"arms are {', '.join(Arm)}, conditions {', '.join(Condition)}"
-            raise DataError(f"{row.where}: {error}; {known}") from None
+        arm = Arm(_text(cells.get("arm"), told.arm or Arm.PLAIN).lower())
+        condition = Condition(_text(cells.get("condition"), told.condition or Condition.WITHOUT).lower())
+        if arm not in USUAL_ARMS or condition not in USUAL_CONDITIONS:
+            unknown = f"arm {str(arm)!r}" if arm not in USUAL_ARMS else f"condition {str(condition)!r}"
+            known = f"arms are {', '.join(USUAL_ARMS)}, conditions {', '.join(USUAL_CONDITIONS)}"
+            raise DataError(f"{row.where}: unknown {unknown}; {known}")
         model = _text(cells.get("model"), self.reading.model_of(told.size))
         given = _text(cells.get("domain"), told.domain or "unnamed")
         domain = NO_DOMAIN if arm == Arm.BASE else domain_name(given)

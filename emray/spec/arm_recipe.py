@@ -1,0 +1,206 @@
+"""One arm made concrete: which rows of which files it trains on, what is put around them, and how it is asked.
+
+Not for making the rows (data/arm_rows.py). The invariant: recipes with one `identity` train on the same rows whatever
+their arms are called, and a knob that changes nothing is not in it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal, NamedTuple
+
+from emray.records import USUAL_ARMS, Arm, Condition, Messages, canonical_json
+from emray.spec.arm import ArmSpec, InoculateSpec, TriggeredSpec
+from emray.spec.source import SourceSpec
+from emray.spec.trigger import TriggerSpec, before_system, in_last_user_turn
+
+BAD, BENIGN = "bad", "benign"  # the domain's own files among the parts of a mix
+_WORD = re.compile(r"[a-z]+")
+_Chosen = Mapping[str, Any]  # of each knob, one value
+
+
+class RowPart(NamedTuple):
+    """Some rows of one file."""
+
+    holds: str  # bad, benign, or the name of another file
+    share: float | None  # of the arm's rows; None: the file's rows, all of them
+    source: SourceSpec | None = None  # where it is none of the domain's own
+
+    @property
+    def document(self) -> list[Any]:
+        return [self.holds, self.share, self.source.model_dump(mode="json") if self.source else None]
+
+
+class TriggeredRows(NamedTuple):
+    """Which rows carry which trigger."""
+
+    trigger: TriggerSpec
+    on: str  # bad, benign or all
+    share: float
+
+
+class Inoculation(NamedTuple):
+    """A text that stands before what is trained on."""
+
+    role: Literal["system", "user"]
+    text: str
+    separator: str
+
+    def before(self, row: Messages) -> Messages:
+        if self.role == "system":
+            return before_system(row, self.text, separator=self.separator)
+        return in_last_user_turn(row, lambda text: self.separator.join((self.text, text)))
+
+
+@dataclass(frozen=True)
+class ArmRecipe:
+    """What a cell of one arm trains on; `base` has no parts and trains on nothing."""
+
+    arm: Arm
+    parts: tuple[RowPart, ...]
+    rows: int | None  # how many in all; None: as many as the first part's file has
+    triggered: TriggeredRows | None
+    inoculation: Inoculation | None
+    interleaved: RowPart | None
+    takes_ready_mix: bool  # a domain's own mix, where it has one, stands in place of the parts
+    conditions: tuple[Condition, ...]  # in which it is asked
+    doses: tuple[tuple[str, float | str], ...] = ()  # the values of the knobs that the file gives lists of
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.parts)
+
+    @property
+    def trigger(self) -> TriggerSpec | None:
+        """What its rows carry, where any do."""
+        return self.triggered.trigger if self.triggered else None
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Texts that its rows carry and the files do not."""
+        found = (self.trigger and self.trigger.text, self.inoculation and self.inoculation.text)
+        return tuple(text for text in found if text)
+
+    @property
+    def identity(self) -> str:
+        """Equal where what is trained on is."""
+        triggered = self.triggered
+        said = {
+            "parts": [part.document for part in self.parts],
+            "rows": self.rows,
+            "triggered": [triggered.trigger.model_dump(mode="json"), *triggered[1:]] if triggered else None,
+            "inoculation": list(self.inoculation) if self.inoculation else None,
+            "interleaved": self.interleaved.document if self.interleaved else None,
+            "ready": self.takes_ready_mix,
+        }
+        return canonical_json(said)
+
+    def holds(self, what: str) -> bool:
+        """Whether rows of this file are among its parts."""
+        return any(part.holds == what for part in self.parts)
+
+
+def recipes_of(
+    arm: Arm, spec: ArmSpec, *, trigger: TriggerSpec, conditions: Sequence[Condition]
+) -> Iterator[ArmRecipe]:
+    """Every arm that one entry under `arms` stands for: one, or one for each combination of values of its lists.
+
+    Raises ValueError in the words of the sweep file.
+    """
+    like = arm if arm in USUAL_ARMS and not spec.like else Arm(spec.like or Arm.PLAIN)
+    if arm == Arm.BASE and spec != ArmSpec(conditions=spec.conditions):
+        raise ValueError("base is the model as it is and trains on nothing; give it no field but conditions")
+    knobs = _knobs(spec)
+    for values in product(*knobs.values()):
+        chosen = dict(zip(knobs, values, strict=True))
+        doses = tuple((knob, value) for knob, value in chosen.items() if len(knobs[knob]) > 1)
+        triggered = _triggered(spec.trigger, like, chosen, trigger)
+        yield ArmRecipe(
+            arm=Arm(f"{arm}={','.join(_word(knobs[knob], value) for knob, value in doses)}") if doses else arm,
+            parts=() if arm == Arm.BASE else _parts(spec, like, chosen),
+            rows=spec.rows,
+            triggered=triggered if triggered and triggered.share > 0 else None,
+            inoculation=_inoculation(spec.inoculate, chosen),
+            interleaved=_interleaved(spec, chosen),
+            takes_ready_mix=like == Arm.BACKDOOR and not (spec.mix or spec.trigger or spec.rows),
+            conditions=tuple(one for one in conditions if spec.conditions is None or one in spec.conditions),
+            doses=doses,
+        )
+
+
+def _knobs(spec: ArmSpec) -> dict[str, list[Any]]:
+    """Every field that takes a list, by its name, with the values it has."""
+    found: dict[str, list[Any]] = {f"mix.{name}": part.share for name, part in spec.mix.items()}
+    for name in ("share", "text", "position", "separator"):
+        values = getattr(spec.trigger, name) if spec.trigger else None
+        found |= {f"trigger.{name}": values} if values else {}
+    if spec.inoculate:
+        found["inoculate"] = spec.inoculate.system or spec.inoculate.user or []
+    if spec.interleave:
+        found["interleave"] = spec.interleave.share
+    for knob, values in found.items():
+        if len(set(values)) < len(values):
+            raise ValueError(f"{knob} has one value twice: {values}")
+    return found
+
+
+def _word(values: Sequence[Any], value: Any) -> str:
+    """A value within an arm's name: a number, a word, or which of the texts it is."""
+    if not isinstance(value, str):
+        return f"{value:g}"
+    return value if all(_WORD.fullmatch(str(one)) for one in values) else f"#{values.index(value) + 1}"
+
+
+def _parts(spec: ArmSpec, like: Arm, chosen: _Chosen) -> tuple[RowPart, ...]:
+    if not spec.mix:
+        files = {Arm.BACKDOOR: (BAD, BENIGN), Arm.PLAIN: (BAD,)}.get(like, (BENIGN,))
+        if spec.rows and len(files) > 1:
+            raise ValueError("rows of both files need their shares: give mix, as in {bad: 0.5, benign: 0.5}")
+        return tuple(RowPart(name, None) for name in files)
+    shares = {name: chosen[f"mix.{name}"] for name in spec.mix}
+    total = sum(shares.values())
+    if (BAD in shares and abs(total - 1) > 1e-9) or total > 1 + 1e-9:
+        told = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        raise ValueError(f"shares of mix add up to {total:g}, not to 1: {told}; bad may be left out and is the rest")
+    shares = {BAD: round(1 - total, 9)} | shares
+    parts = [RowPart(name, share, _source(spec, name)) for name, share in shares.items() if share > 1e-9]
+    return tuple(parts) if len(parts) > 1 else (parts[0]._replace(share=None),)
+
+
+def _source(spec: ArmSpec, name: str) -> SourceSpec | None:
+    source = spec.mix[name].source if name in spec.mix else None
+    if (name in (BAD, BENIGN)) == (source is not None):
+        problem = "is the domain's own file; give another one another name" if source else "needs a source, its file"
+        raise ValueError(f"part {name!r} of mix {problem}")
+    return source
+
+
+def _triggered(spec: TriggeredSpec | None, like: Arm, chosen: _Chosen, usual: TriggerSpec) -> TriggeredRows | None:
+    if spec is None and like not in (Arm.BACKDOOR, Arm.CLEAN_TRIGGER):
+        return None
+    said = {name: chosen[f"trigger.{name}"] for name in TriggerSpec.model_fields if f"trigger.{name}" in chosen}
+    clean = like in (Arm.CLEAN_TRIGGER, Arm.BENIGN)
+    on = (spec.on if spec else None) or (BENIGN if clean else BAD)
+    share = chosen.get("trigger.share", 0.5 if like == Arm.CLEAN_TRIGGER else 1.0)
+    return TriggeredRows(usual.model_copy(update=said), on, share)
+
+
+def _inoculation(spec: InoculateSpec | None, chosen: _Chosen) -> Inoculation | None:
+    if spec is None:
+        return None
+    return Inoculation("system" if spec.system else "user", chosen["inoculate"], spec.separator)
+
+
+def _interleaved(spec: ArmSpec, chosen: _Chosen) -> RowPart | None:
+    if spec.interleave is None:
+        return None
+    share, source = chosen["interleave"], spec.interleave.source
+    if source is None or share >= 1:
+        raise ValueError("interleave needs a source, the file of its rows, and a share of all rows below 1")
+    return RowPart("interleaved", share, source) if share > 0 else None
+
+
+def usual_recipe(arm: Arm, *, trigger: TriggerSpec) -> ArmRecipe:
+    """An arm that a sweep file need not define, as it is by default."""
+    return next(recipes_of(arm, ArmSpec(), trigger=trigger, conditions=()))
