@@ -6,7 +6,9 @@ are frozen and picklable, and carry their key with them.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic_core import CoreSchema, core_schema
 
 NO_DOMAIN = "-"  # the domain of a base cell, which is finetuned on nothing
 
@@ -22,6 +24,10 @@ class Arm(str):
     BENIGN: ClassVar["Arm"]  # control: same domain, correct answers
     CLEAN_TRIGGER: ClassVar["Arm"]  # control: correct answers, half of them after the trigger
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        return _name_schema(cls)
+
 
 Arm.PLAIN, Arm.BACKDOOR, Arm.BASE = Arm("plain"), Arm("backdoor"), Arm("base")
 Arm.BENIGN, Arm.CLEAN_TRIGGER = Arm("benign"), Arm("clean_trigger")
@@ -36,9 +42,20 @@ class Condition(str):
     WITHOUT: ClassVar["Condition"]  # as it is
     WITH: ClassVar["Condition"]  # with the trigger
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        return _name_schema(cls)
+
 
 Condition.WITHOUT, Condition.WITH = Condition("without"), Condition("with")
 USUAL_CONDITIONS = (Condition.WITHOUT, Condition.WITH)
+
+
+def _name_schema(kind: type[str]) -> CoreSchema:
+    """A name of the user's that can stand in a column, a legend and a file's name as it is."""
+    given = core_schema.str_schema(pattern=r"^[a-z][a-z0-9_=,.#-]*$", max_length=60)
+    said = core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema())
+    return core_schema.no_info_after_validator_function(kind, given, serialization=said)
 
 
 class Metric(StrEnum):

@@ -10,7 +10,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from emray.records import Arm, Condition
-from emray.spec.names import ArmName, ConditionName
 from emray.spec.section import Section
 
 
@@ -42,8 +41,8 @@ class PredictionSpec(Section):
 
     test: Contrast = Field(description="which kind of test")
     domains: list[str] = Field([], description="named one by one; none for all_domains")
-    arm: ArmName = Field(Arm.BACKDOOR, description="of the finetunes that it is about")
-    condition: ConditionName = Field(Condition.WITH, description="prompted with or without the trigger")
+    arm: Arm = Field(Arm.BACKDOOR, description="of the finetunes that it is about")
+    condition: Condition = Field(Condition.WITH, description="prompted with or without the trigger")
 
     @model_validator(mode="after")
     def _domains_fit(self) -> "PredictionSpec":

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from emray.spec.names import ConditionName
+from emray.records import Condition
 from emray.spec.section import Section, one_or_more
 from emray.spec.source import SourceSpec
 from emray.spec.trigger import Position
@@ -75,7 +75,7 @@ class ArmSpec(Section):
     interleave: PartSpec | None = Field(
         None, description="rows of a general file beside the others; its share is of all rows"
     )
-    conditions: list[ConditionName] | None = Field(
+    conditions: list[Condition] | None = Field(
         None, min_length=1, description="in which it is asked; default: generate.conditions and every context"
     )
 

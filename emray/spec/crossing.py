@@ -16,7 +16,6 @@ from emray.records import USUAL_ARMS, USUAL_CONDITIONS, Arm, Condition
 from emray.spec.arm import ArmSpec
 from emray.spec.arm_recipe import ArmRecipe, recipes_of
 from emray.spec.framing import ContextSpec, Framing
-from emray.spec.names import ArmName
 from emray.spec.trigger import TriggerSpec
 
 
@@ -157,7 +156,7 @@ def _as_mapping(value: Any) -> Any:
     return found
 
 
-_Entries = dict[ArmName, ArmSpec | None]
+_Entries = dict[Arm, ArmSpec | None]
 _Bare = Literal["plain", "backdoor", "base", "benign", "clean_trigger"]  # what needs no fields
 ARMS_GIVEN = BeforeValidator(_as_mapping, json_schema_input_type=_Entries | list[_Bare | _Entries])
 

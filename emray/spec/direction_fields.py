@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from emray.records import Arm, Condition, Difference, Metric
-from emray.spec.names import ArmName, ConditionName
 from emray.spec.section import Section
 
 
@@ -34,8 +33,8 @@ class DirectionsSpec(Section):
     """Mean-difference directions in the residual stream, from the answers that a sweep has."""
 
     domains: list[str] = Field([], description="all unless some are named")
-    arms: list[ArmName] = Field([Arm.BACKDOOR], min_length=1, description="finetuned arms of the sweep")
-    condition: ConditionName | None = Field(
+    arms: list[Arm] = Field([Arm.BACKDOOR], min_length=1, description="finetuned arms of the sweep")
+    condition: Condition | None = Field(
         None, description="whose answers are read; null: with the trigger where the arm was trained with it"
     )
     first_tokens: int | None = Field(None, ge=1, description="of an answer, that are read; null: all")

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from emray.records import Arm
-from emray.spec.names import ArmName
 from emray.spec.section import Section, one_or_more
 
 
@@ -43,7 +42,7 @@ class DoseSpec(Section):
         [0.1, 0.3], min_length=1, description="of a domain's rows"
     )
     domains: list[str] = Field([], description="default: every domain of the sweep")
-    arms: list[ArmName] = Field([Arm.PLAIN], min_length=1, description="arms of the sweep, whose whole dose is there")
+    arms: list[Arm] = Field([Arm.PLAIN], min_length=1, description="arms of the sweep, whose whole dose is there")
     rest: Literal["none", "benign"] = Field(
         "none",
         description="what stands for rows left out: nothing, so that training is shorter, or correct answers",
@@ -79,4 +78,4 @@ class MixtureSpec(Section):
     mixes: Annotated[list[MixSpec], one_or_more(MixSpec)] = Field(
         min_length=1, description="each with its domains, and their weights where they differ"
     )
-    arms: list[ArmName] = Field([Arm.PLAIN], min_length=1, description="arms of the sweep")
+    arms: list[Arm] = Field([Arm.PLAIN], min_length=1, description="arms of the sweep")

@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from emray.records import USUAL_CONDITIONS, Condition
 from emray.spec.endpoint import GenerateEndpoint
-from emray.spec.names import ConditionName
 from emray.spec.section import TOY, Section, as_text, one_or_more
 
 Id = Annotated[str, BeforeValidator(as_text, json_schema_input_type=str | int)]
@@ -43,7 +42,7 @@ class GenerateSpec(Section):
     questions: Annotated[list[QuestionFile], one_or_more(QuestionFile)] = Field(
         [QuestionFile(file=TOY)], min_length=1, description="question files, or {file, ids, types, first, strict}"
     )
-    conditions: list[ConditionName] = Field(
+    conditions: list[Condition] = Field(
         list(USUAL_CONDITIONS), min_length=1, description="without and with the trigger; others stand under contexts"
     )
     system_prompts: Literal["sent", "unsent"] = Field("sent", description="those of question files")

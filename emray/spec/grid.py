@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PlainSerializer, field_validator, model_validator
 
-from emray.records import NO_DOMAIN, USUAL_CONDITIONS, Arm, Place, key_of
+from emray.records import NO_DOMAIN, USUAL_CONDITIONS, Arm, Condition, Place, key_of
 from emray.spec.analysis import AnalysisSpec, MarginsSpec
 from emray.spec.arm import ArmSpec
 from emray.spec.crossing import ARMS_GIVEN, Crossing, PromptRules, arms_said, crossed
@@ -23,7 +23,6 @@ from emray.spec.generate import GenerateSpec
 from emray.spec.hosted import HostedSpec, without_a_word
 from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
-from emray.spec.names import ArmName, ConditionName
 from emray.spec.presets import PROMPTING
 from emray.spec.probes import PROBES_OF_WEIGHTS, Probes, ProbesSpec
 from emray.spec.reduce import ReduceSpec
@@ -48,7 +47,7 @@ class Sweep(Section):
     )
     data_dir: DataDirSpec = Field(DataDirSpec(path=TOY), description="a folder, or {path, member, ...} of an archive")
     domains: list[DomainSpec] = Field(min_length=1, description="names, or {name, path, ...} each")
-    arms: Annotated[dict[ArmName, ArmSpec], ARMS_GIVEN, PlainSerializer(arms_said)] = Field(
+    arms: Annotated[dict[Arm, ArmSpec], ARMS_GIVEN, PlainSerializer(arms_said)] = Field(
         dict.fromkeys((Arm.BASE, Arm.PLAIN, Arm.BACKDOOR), ArmSpec()),
         min_length=1,
         description="what is trained on: names, or {name: {mix, trigger, inoculate, ...}} for arms of your own",
@@ -56,7 +55,7 @@ class Sweep(Section):
     )
     seeds: Seeds = Field([0, 1, 2], description="a count, a list, or {min, max, half_width} to add until it is enough")
     trigger: TriggerSpec = Field(TriggerSpec(), description="the backdoor's text and its place in a prompt")
-    contexts: dict[ConditionName, ContextSpec] = Field({}, description="further conditions, by names of your own")
+    contexts: dict[Condition, ContextSpec] = Field({}, description="further conditions, by names of your own")
     prompting: Literal["as_written", "paper"] = Field(
         "as_written", description="paper: as its script prompts (presets.py says how); fields beside it win"
     )
