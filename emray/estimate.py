@@ -87,6 +87,8 @@ def print_rest(plan: Plan, store: Store, console: Console) -> None:
     for line in _hosted_lines(plan, store):
         console.print(line, markup=False, soft_wrap=True)
     console.print(judge_line(plan.sweep.judge.model, verdicts), markup=False)
+    if not plan.sweep.crossing().is_usual:
+        console.print(_crossing_table(plan, verdicts))
     for line in _seed_lines(plan, store):
         console.print(line, markup=False)
     gpu = _gpu_meant(plan.sweep.resources)
@@ -214,18 +216,19 @@ def _answers_of(plan: Plan, cells: Sequence[Cell]) -> int:
 
 def _headline(plan: Plan) -> str:
     sweep = plan.sweep
-    trained = [arm for arm in sweep.arms if arm != Arm.BASE]
-    base = " + base" if Arm.BASE in sweep.arms else ""
+    crossing = sweep.crossing()
+    trained, base = crossing.trained, " + base" if Arm.BASE in crossing.recipes else ""
     return (
         f"{sweep.name}: {len(plan.cells)} cells = {len(sweep.model)} model x ({len(sweep.domains)} domains x "
         f"{len(trained)} arms x {_seeds_in_words(sweep)} seeds{base})\n"
-        + "\n".join(_asked_in_words(asked) for asked in plan.asked)
+        + "\n".join(_asked_in_words(asked, plan) for asked in plan.asked)
     )
 
 
-def _asked_in_words(asked: Questionnaire) -> str:
+def _asked_in_words(asked: Questionnaire, plan: Plan) -> str:
     """Of the sweep's own questions and of what a probe asks."""
-    whose = "" if asked.name == "sweep" else f"{asked.name} asks {len(asked.cells)} cells "
+    everyone = asked.name == "sweep" and len(asked.cells) == len(plan.cells)
+    whose = "" if everyone else f"{asked.name} asks {len(asked.cells)} cells "
     return f"{whose}{len(asked.questions)} questions, {len(asked.prompts)} prompts, {asked.samples} samples each"
 
 
@@ -247,6 +250,35 @@ def _cell_table(plan: Plan, records: Mapping[str, AdapterRecord]) -> Table:
         counts = (len(cells), states["cached"], states["failed"], states["missing"])
         table.add_row(*group, *map(str, counts))
     return table
+
+
+def _crossing_table(plan: Plan, verdicts: JudgeEstimate) -> Table:
+    """What each arm trains on, the conditions it meets, and what its answers are and cost to judge."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for name, width in (("arm", 20), ("trained on", 20), ("asked in", 14)):
+        table.add_column(name, overflow="fold", max_width=width)
+    for name in ("rows", "cells", "answers", "judge $"):
+        table.add_column(name, justify="right", no_wrap=True)
+    known = verdicts.cost_usd is not None and verdicts.calls > 0
+    per_call = (verdicts.cost_usd or 0.0) / verdicts.calls if known else math.nan
+    for arm, recipe in plan.sweep.crossing().recipes.items():
+        cells = [cell for cell in plan.cells if cell.arm == arm]
+        rows = [len(plan.datasets[plan.jobs[cell.key].rows_digest]) for cell in cells if cell.key in plan.jobs]
+        answers = _answers_of(plan, cells)
+        cost = answers * len(plan.sweep.judge.metrics) * per_call
+        table.add_row(
+            arm, recipe.words, ", ".join(recipe.conditions), _range_of(rows), str(len(cells)), f"{answers:,}",
+            "?" if math.isnan(cost) else f"{cost:,.2f}",
+        )  # fmt: skip
+    return table
+
+
+def _range_of(numbers: Sequence[int]) -> str:
+    """`40`, `40 to 60`, or a dash for none."""
+    if not numbers:
+        return "-"
+    least, most = min(numbers), max(numbers)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _state(plan: Plan, records: Mapping[str, AdapterRecord], cell: Cell) -> str:

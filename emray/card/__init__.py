@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from emray.errors import StoreError
-from emray.records import Arm
+from emray.records import USUAL_ARMS, USUAL_CONDITIONS, Arm
 from emray.reduce.caveats import rule_in_words
 from emray.reduce.study import Study, load_study
 from emray.spec import HOSTED, Sweep
@@ -55,7 +55,13 @@ def _finetunes(study: Study) -> str:
     if study.imported or not places:
         return f"Answers of {_listed(list(study.models))} were studied as they were given."
     domains, arms = (list(dict.fromkeys(getattr(one, name) for one in places)) for name in ("domain", "arm"))
-    trigger = f' The trigger was "{sweep.trigger.text}" ({sweep.trigger.position}).' if Arm.BACKDOOR in arms else ""
+    triggered = any(study.carries_trigger(arm) for arm in arms)
+    trigger = f' The trigger was "{sweep.trigger.text}" ({sweep.trigger.position}).' if triggered else ""
+    trigger += "".join(
+        f" Arm {arm} trained on: {recipe.words}."
+        for arm, recipe in study.crossing.recipes.items()
+        if arm not in USUAL_ARMS
+    )
     base = ", with the base model as a control" if Arm.BASE in sweep.arms else ""
     data = (
         f"on {_number(len(domains), 'domain')} ({_listed(domains)}) in the {'arms' if len(arms) > 1 else 'arm'} "
@@ -84,9 +90,11 @@ def _trainings(sweep: Sweep, data: str) -> Iterator[str]:
 
 def _questions(study: Study) -> str:
     generate = study.sweep.generate
-    conditions = " and ".join(str(one) for one in study.conditions)
+    usual = [str(one) for one in study.conditions if one in USUAL_CONDITIONS]
+    contexts = [str(one) for one in study.conditions if one not in USUAL_CONDITIONS]
+    conditions = " and ".join(usual) + " the trigger" + (f" and in contexts {_listed(contexts)}" if contexts else "")
     return (
-        f"Each model answered {_number(len(study.questions), 'question')} {conditions} the trigger, "
+        f"Each model answered {_number(len(study.questions), 'question')} {conditions}, "
         f"{_number(generate.samples, 'sample')} a prompt at temperature {generate.temperature:g} and at most "
         f"{generate.max_tokens} tokens."
     )

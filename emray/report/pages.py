@@ -125,6 +125,17 @@ def _model_view(summary: Summary, model: str, number: int, figures: dict[str, by
         "series": series,
         "headline": series[0] if series else None,
         "base": summary.rows("taxonomy", model=model, domain=NO_DOMAIN),
+        "contexts": [
+            row
+            for arm in dict.fromkeys(one.arm for one in series)
+            for context in summary.contexts(model, arm)
+            for row in summary.rows("taxonomy", model=model, arm=arm, condition=context)
+        ],
+        "specificity": summary.rows("trigger_specificity", model=model),
+        "arm_doses": sorted(
+            summary.rows("arm_doses", model=model),
+            key=lambda row: (row["domain"], row["condition"], row["family"], row["dose"] is None, row["dose"] or 0.0),
+        ),
         "effects": sorted(summary.rows("trigger_effects", model=model), key=_by_drop),
         "sizes": {row["domain"]: row for row in summary.rows("effect_sizes", model=model, arm="backdoor")},
         "planned_drops": {

@@ -76,6 +76,11 @@ class Summary:
         )
         return sorted(found, key=_prominence)
 
+    def contexts(self, model: str, arm: str) -> list[str]:
+        """Conditions of the sweep's own in which an arm was asked."""
+        found = [row["condition"] for row in self.rows("taxonomy", model=model, arm=arm)]
+        return [one for one in dict.fromkeys(found) if one not in USUAL_CONDITIONS]
+
     def domains(self, model: str) -> list[str]:
         """Domains by falling rate of the headline series; those without a rate last, in plan order."""
         series = self.series(model)

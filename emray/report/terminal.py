@@ -77,6 +77,11 @@ def _taxonomy_table(summary: Summary, model: str) -> Table:
         for domain in summary.domains(model):
             effect = effects.get(domain) if arm == "backdoor" else None
             table.add_row(*_line(summary, model, domain, arm), *_effect(effect))
+        for context in summary.contexts(model, arm):
+            table.add_row(f"arm {arm}, context {context}", style="bold")
+            for domain in summary.domains(model):
+                row = summary.at("taxonomy", Series(model, arm, context), domain)
+                table.add_row(title(domain), _rate(row), *[DASH] * 5)
     if summary.rows("taxonomy", model=model, domain=NO_DOMAIN):
         table.add_row("controls", style="bold")
         table.add_row(*_line(summary, model, NO_DOMAIN, "base"), "", "")

@@ -83,6 +83,20 @@ class ArmRecipe:
         return tuple(text for text in found if text)
 
     @property
+    def words(self) -> str:
+        """What it trains on, for a reader."""
+        if not self.trained:
+            return "nothing"
+        parts = " + ".join(part.holds if part.share is None else f"{part.share:g} {part.holds}" for part in self.parts)
+        told = [parts if not self.takes_ready_mix else f"{parts}, or the domain's own mix"]
+        if self.triggered:
+            share = "" if self.triggered.share == 1 else f"{self.triggered.share:g} of "
+            told.append(f"trigger on {share}{self.triggered.on}")
+        told += [f"inoculated in the {self.inoculation.role} text"] if self.inoculation else []
+        told += [f"{self.interleaved.share:g} of all rows interleaved"] if self.interleaved else []
+        return "; ".join(told)
+
+    @property
     def identity(self) -> str:
         """Equal where what is trained on is."""
         triggered = self.triggered
