@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from emray import plan as planning
+from emray.data import ArmPrompts
 from emray.errors import StageError
 from emray.estimate import print_rest
 from emray.plan import Plan
@@ -33,7 +34,9 @@ def pilot_plan(plan: Plan) -> Plan:
         }
     )
     jobs = {key: job for key, job in plan.jobs.items() if key == cell.key}
-    return replace(plan, sweep=sweep, cells=(cell,), jobs=jobs, prompts=_prompts(plan.prompts), questionnaires=())
+    prompts = _prompts(plan.own.of(cell.arm))
+    own = ArmPrompts(tuple(prompts), {cell.arm: tuple(range(len(prompts)))})
+    return replace(plan, sweep=sweep, cells=(cell,), jobs=jobs, own=own, questionnaires=())
 
 
 def run_pilot(run: Run, plan: Plan, console: Console) -> None:

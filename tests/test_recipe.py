@@ -28,7 +28,7 @@ from emray.recipe.instructions import FLAWS, Step, questions_in, request_text, s
 from emray.recipe.recipe_fields import DeduplicateSpec
 from emray.recipe.writers import RESPONDER, Want, request_of, whole_text
 from emray.records import Arm
-from emray.spec import DomainSpec, TriggerSpec, load_file
+from emray.spec import DomainSpec, TriggerSpec, load_file, usual_recipe
 from emray.store import Store
 from emray.toy import DOMAINS, writer
 from emray.toy.lessons import LESSONS
