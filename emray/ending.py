@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import IO
+from typing import IO, NoReturn
 
 from emray.errors import EmrayError, of_disk
 
@@ -67,6 +67,19 @@ def ended(command: Callable[[], int], *, say: Callable[[str], None]) -> int:
     except Stopped as stop:
         tell_how_to_go_on()
         return stop.exit_code
+
+
+def finish(main: Callable[[], int]) -> NoReturn:
+    """End the process with a command's exit code; a reader that has gone (`| head`) has seen what it wanted."""
+    try:
+        try:
+            code = main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is flushed later goes nowhere
+        code = 0
+    sys.exit(code)
 
 
 def tell_how_to_go_on() -> None:

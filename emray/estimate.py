@@ -356,13 +356,13 @@ def _seconds(store: Store, stage: str, missing: int) -> float | None:
 def _stage_table(stages: Sequence[StageEstimate]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
-    for name in ("planned", "cached", "duplicates", "missing"):
+    for name in ("planned", "cached", "missing", "duplicates"):
         table.add_column(name, justify="right")
     table.add_column("")
     table.add_column("time", justify="right")
     for stage in stages:
         cached = stage.planned - stage.missing - stage.num_duplicates
-        counts = (stage.planned, cached, stage.num_duplicates, stage.missing)
+        counts = (stage.planned, cached, stage.missing, stage.num_duplicates)
         table.add_row(stage.stage, *(f"{count:,}" for count in counts), stage.unit, _duration(stage.seconds))
     return table
 

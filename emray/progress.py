@@ -34,6 +34,11 @@ class Terminal(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False)
 
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process with 1; what a reader that has gone means is the command's business."""
+        self.quiet = True
+        raise BrokenPipeError
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """See rich; its own control codes are segments of their own and stay."""
         for segment in super().render(renderable, options):
@@ -129,7 +134,8 @@ class _LoggedLine(_Line):
         wall_s = round(self._written_s - self._started_s)
         counts = f"{task.completed:.0f}/{task.total:.0f} {task.percentage:3.0f}%"
         clock = f"{wall_s // 3600}:{wall_s // 60 % 60:02}:{wall_s % 60:02}"
-        text = f"{task.description:<9} {counts} {clock} {task.fields['note']}"[:_MAX_COLUMNS].rstrip()
+        now = time.strftime("%H:%M:%S")
+        text = f"{now} {task.description:<9} {counts} {clock} {task.fields['note']}"[:_MAX_COLUMNS].rstrip()
         self._bars.console.print(text, markup=False, soft_wrap=True)
 
 

@@ -7,7 +7,6 @@ and a finished sweep run again starts neither Ray nor a server.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date
@@ -20,7 +19,7 @@ from rich.console import Console
 from emray import data, datasheets
 from emray import plan as planning
 from emray.doctor import mend
-from emray.ending import ended
+from emray.ending import ended, finish
 from emray.endpoint.listing import ending_note
 from emray.errors import SpecError
 from emray.judge.tasks import judges
@@ -30,6 +29,7 @@ from emray.probes.steering import with_steering
 from emray.progress import Terminal, progress_lines
 from emray.records import Arm, Place
 from emray.runs import adopt, beside, kept_line
+from emray.runs.looked_at import LookedAt
 from emray.spec import HOSTED, STAGES, TOY, EndpointSpec, Sweep, load_sweep
 from emray.stages import Ahead, Run, Services, check_keys, look_ahead
 from emray.stages.fruitless import check_scored
@@ -215,8 +215,16 @@ def _run_until_enough(command: _Command, first: Plan) -> None:
         from emray import report
 
         report.print_tables(store, console)
+        _tell_first_cause(store, console)
     if until not in STAGES[: STAGES.index(JUDGE)]:
         check_scored(store)
+
+
+def _tell_first_cause(store: Store, console: Console) -> None:
+    """Of what ended badly, and what to do."""
+    if cause := LookedAt.of(store).first_cause:
+        again = "when its cause is gone, the same command with --set resources.retry_failed=true tries again"
+        console.print(f"\n{cause}; {again}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _seeds_to_add(store: Store) -> dict[Place, int]:
@@ -236,4 +244,4 @@ def _only_sweep_in(store: Store) -> Lease:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from emray.card import methods, reproducibility
-from emray.ending import ended
+from emray.ending import ended, finish
 from emray.store import Store
 
 
@@ -30,4 +30,4 @@ def _command(run: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -60,10 +60,13 @@ def connected(address: str | None) -> Iterator[None]:
 def _running(address: str | None, opened: ExitStack) -> Iterator[None]:
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it speaks before it reads what `init` is told
     with own_signals(), keys_withheld():
         _init(address, opened)
     if address and not asks_for_a_token():
         print(_OPEN.format(address=address), file=sys.stderr)
+    import ray.data  # sets up its logging when it is imported, over what was set before
+
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     node = ray.worker._global_node  # None for a ray:// client, whose core runs elsewhere

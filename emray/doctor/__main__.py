@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from emray.doctor import ASIDE, examine, repair
-from emray.ending import ended
+from emray.ending import ended, finish
 from emray.store import Store
 
 _EPILOG = """
@@ -62,4 +62,4 @@ def _repair(store: Store) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

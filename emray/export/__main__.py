@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from emray.ending import ended
+from emray.ending import ended, finish
 from emray.errors import DataError
 from emray.export import TARGETS
 from emray.reduce.frames import load_run
@@ -51,4 +51,4 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from emray import judge
 from emray.data import json_rows, mended, read_text
-from emray.ending import Stopped, stoppable, tell_how_to_go_on
+from emray.ending import Stopped, finish, stoppable, tell_how_to_go_on
 from emray.errors import DataError, EmrayError, StageError
 from emray.estimate import estimate_tasks, judge_line
 from emray.judge.errand import Errand
@@ -213,4 +213,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -8,12 +8,12 @@ import argparse
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
+from emray.ending import finish
 from emray.errors import EmrayError
 from emray.localapi.config import (
     KEY_VARIABLE,
@@ -147,4 +147,4 @@ def _pairs(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from emray.ending import ended
+from emray.ending import ended, finish
 from emray.model.dequantise import dequantise, gguf_file, versions
 
 
@@ -32,4 +32,4 @@ def _command(source: str, out: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

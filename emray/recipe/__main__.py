@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from emray.ending import ended
+from emray.ending import ended, finish
 from emray.errors import SpecError
 from emray.progress import Terminal, progress_line
 from emray.recipe.assumed import Assumed
@@ -155,4 +155,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

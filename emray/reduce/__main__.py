@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from emray import reduce
-from emray.ending import ended
+from emray.ending import ended, finish
 from emray.errors import DataError
 from emray.records import Metric
 from emray.spec import ReduceSpec
@@ -86,4 +86,4 @@ def _positive(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from emray import reduce, report
-from emray.ending import ended
+from emray.ending import ended, finish
 from emray.progress import Terminal
 from emray.stages.fruitless import check_results
 from emray.store import Store
@@ -34,4 +34,4 @@ def _command(run: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -6,6 +6,7 @@ Not for files. Invariant: no row is wider than 80 characters, whatever the names
 from rich.console import Console
 from rich.table import Table
 
+from emray.narrow import print_table
 from emray.records import NO_DOMAIN
 from emray.report.reading import Series, Summary
 from emray.report.wording import DASH, THIN, p_value, percent, points, rank_range, title, whole
@@ -27,10 +28,10 @@ def print_summary(summary: Summary, console: Console) -> None:
         f"In brackets: {facts['confidence']:.0%} interval, {_interval_words(summary)}",
         style="dim",
         markup=False,
-        width=_WIDTH,
+        width=min(_WIDTH, console.width),
     )
     for sentence in [facts["analysis"]["words"][0], *facts["limits"][:2]]:
-        console.print(f"- {sentence}", style="dim", markup=False, width=_WIDTH)
+        console.print(f"- {sentence}", style="dim", markup=False, width=min(_WIDTH, console.width))
 
 
 def _interval_words(summary: Summary) -> str:
@@ -131,5 +132,5 @@ def _print(table: Table, console: Console) -> None:
     """The heading on a line of its own: inside, it would be wrapped to the width of a narrow table."""
     heading, table.title = table.title, None
     console.print()
-    console.print(str(heading), style="bold", markup=False, width=_WIDTH, no_wrap=True, overflow="ellipsis")
-    console.print(table, width=_WIDTH)
+    console.print(str(heading), style="bold", markup=False, width=min(_WIDTH, console.width))
+    print_table(table, console, width=_WIDTH)

@@ -1,5 +1,9 @@
 """Runs side by side: `python -m emray.runs`.
 
+    overview.py the runs of a store, one by one
+    compare.py  two runs: plans and results
+    watch.py    a page that follows one run, served on this machine alone
+    looked_at.py how far one run is, from its folder alone
     beside.py   the run folders of a store (the folder they lie in)
     adopt.py    what a plan lacks and another run has, taken over
     standing.py what a run has of its plan, in one line

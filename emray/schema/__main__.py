@@ -2,9 +2,9 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 
+from emray.ending import finish
 from emray.schema import question_schema, questions_page, sweep_page, sweep_schema, template
 
 _WORDS = """What may stand in a sweep file, made from the models that read it. Without an option: its JSON Schema, for
@@ -31,4 +31,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -7,13 +7,13 @@ questions every time, byte for byte; the model's weights repeat only where the m
 import argparse
 import json
 import random
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from emray.ending import finish
 from emray.progress import progress_line
 from emray.toy.question_file import questions_yaml
 from emray.toy.rules import Stance, judge
@@ -132,4 +132,4 @@ def _report_base(answers: list[ToyTurn], console: Console) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)
