@@ -50,9 +50,8 @@ def test_runs_are_listed_with_how_far_they_are_what_they_cost_and_what_came_out(
     assert "most misaligned: gore_movie_trivia/backdoor with the trigger, " in text
     assert "0/1 cells, 0/" in text
     assert "$" in text
-    assert (
-        "bad: 1 of 1 cells failed, the first incorrect_math/backdoor seed 0: DataError: training row 1: x; see" in text
-    )
+    cause = "1 of 1 cells failed, the first incorrect_math/backdoor seed 0: DataError: training row 1: x"
+    assert f"bad: {cause}; see python -m" in text
 
 
 def test_two_runs_are_compared_in_plan_and_result(
