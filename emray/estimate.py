@@ -124,7 +124,7 @@ def _seed_lines(plan: Plan, store: Store) -> list[str]:
         need = _need(forecast, points)
         told = "unknown, add some" if math.isinf(need) else f"{need:.0f}"
         width = "" if math.isnan(forecast.half_width) else f" (±{forecast.half_width * 100:.0f})"
-        now = f"{forecast.num_seeds}{width}"
+        now = f"{forecast.num_seeds} usable{width}"
         lines.append(f"  {domain:<24} {arm:<9} now {now:<9} needs {told}")
     return lines
 

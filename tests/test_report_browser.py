@@ -65,7 +65,7 @@ def test_page_opens_without_a_word_in_the_console(page):
     assert page.title().startswith("synthetic")
     assert shown(page) == 5000
     assert page.locator("#rows > li").count() == 40
-    assert page.locator("figure svg").count() == 6
+    assert page.locator("figure svg:visible").count() == 6
 
 
 def test_planted_script_is_shown_as_text_and_does_not_run(page):
@@ -150,3 +150,55 @@ CONTRAST = """() => {
 def test_page_does_not_scroll_sideways_on_a_phone(page):
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+PORTRAIT, LANDSCAPE = 688, 1017  # CSS pixels between the margins of an A4 page
+OPEN = "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+TABLES = """() => [...document.querySelectorAll('.scroll > table')].filter((one) => one.offsetWidth).map((one) =>
+  ({width: one.offsetWidth, wide: getComputedStyle(one.parentElement).page === 'wide',
+    name: one.tHead.textContent.trim().slice(0, 40)}))"""
+
+
+def test_every_table_fits_the_printed_page_portrait_or_landscape(page):
+    page.emulate_media(media="print")
+    page.evaluate(OPEN)
+    for wide, width in ((False, PORTRAIT), (True, LANDSCAPE)):
+        page.set_viewport_size({"width": width, "height": 900})
+        tables = [table for table in page.evaluate(TABLES) if table["wide"] == wide]
+        assert tables
+        assert [table for table in tables if table["width"] > width] == []
+
+
+def test_on_a_phone_a_row_is_a_card_with_every_number_in_sight_and_named(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.evaluate(OPEN)
+    cells = page.evaluate("""() => [...document.querySelectorAll('.scroll td')].map((one) =>
+        ({right: one.getBoundingClientRect().right, label: one.dataset.label}))""")
+    assert len(cells) > 100
+    assert all(cell["right"] <= 390 and cell["label"] for cell in cells)
+    labels = page.evaluate("[...document.querySelector('.scroll tbody tr').cells].map((one) => one.dataset.label)")
+    assert len(set(labels)) == len(labels)
+
+
+def test_figures_of_a_phone_are_drawn_for_it(page):
+    shown = "() => [...document.querySelectorAll('figure svg')].filter((one) => one.clientWidth)"
+    assert page.evaluate(f"({shown})().every((one) => one.closest('.on-wide'))")
+    page.set_viewport_size({"width": 390, "height": 800})
+    sizes = page.evaluate(f"""({shown})().flatMap((one) => [...one.querySelectorAll('text')].map((text) =>
+        parseFloat(getComputedStyle(text).fontSize) * one.getScreenCTM().a))""")
+    assert page.evaluate(f"({shown})().every((one) => one.closest('.on-narrow'))")
+    assert min(sizes) >= 8
+
+
+def test_a_run_without_one_score_has_no_empty_axes_and_dashes_for_rates(browser, tmp_path):
+    store = Store(str(tmp_path))
+    write_run(store, dataclasses.replace(TOY_TRUTH, samples=1, unparsed=1.0))
+    reduce.run(store)
+    report.render(store)
+    opened = browser.new_page()
+    opened.goto(f"file://{store.root}/report/report.html")
+    assert opened.locator("figure").count() == 0
+    rates = opened.locator("#taxonomy td.n.range").all_inner_texts()
+    assert rates
+    assert set(rates) == {"–"}
+    opened.close()

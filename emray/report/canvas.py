@@ -8,7 +8,8 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 from emray.records import Condition
 from emray.report.reading import Series
@@ -20,7 +21,9 @@ _VARIABLES = {
     WITH: "--with", WITHOUT: "--without", PLAIN: "--plain", OTHER: "--other",
 }  # fmt: skip
 
+WIDE, NARROW = 7.6, 3.7  # inches: of a page, and of a phone
 _PIXELS_PER_PT = 1.4
+_width: ContextVar[float] = ContextVar("width of figures", default=WIDE)
 _STYLE = {
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -40,13 +43,25 @@ _STYLE = {
 }
 
 
+class Drawing(NamedTuple):
+    """One figure as its files, and as it is on a phone."""
+
+    svg: bytes
+    pdf: bytes
+    narrow_svg: bytes
+
+
 @contextmanager
-def styled() -> Iterator[None]:
-    """The look that all figures share, for the length of the block."""
+def styled(width: float) -> Iterator[None]:
+    """The look that all figures share, for the length of the block; none is wider than `width` inches."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
-        yield
+    before = _width.set(width)
+    try:
+        with mpl.rc_context(_STYLE):
+            yield
+    finally:
+        _width.reset(before)
 
 
 def svg_bytes(figure: Any) -> bytes:
@@ -55,8 +70,14 @@ def svg_bytes(figure: Any) -> bytes:
 
 
 def pdf_bytes(figure: Any) -> bytes:
-    """The figure as a PDF file."""
+    """The figure as a PDF file, laid out as it was before if it has been saved already."""
     return _saved(figure, "pdf", metadata={"CreationDate": None, "Creator": "emray", "Producer": None})
+
+
+def for_page(drawing: Drawing, *, label: str) -> str:
+    """A figure as the page has it: one of two widths is shown."""
+    narrow = re.sub(r'(\bid="|href="#|url\(#)', r"\1n-", inline_svg(drawing.narrow_svg, label=label))
+    return f'<div class="on-wide">{inline_svg(drawing.svg, label=label)}</div><div class="on-narrow">{narrow}</div>'
 
 
 def inline_svg(svg: bytes, *, label: str) -> str:
@@ -78,6 +99,7 @@ def _saved(figure: Any, kind: str, *, metadata: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         figure.savefig(buffer, format=kind, metadata=metadata, transparent=True)
+    figure.set_layout_engine("none")  # it has been laid out, which takes as long as drawing
     return buffer.getvalue()
 
 
@@ -86,19 +108,29 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(min(width, _width.get()), height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
 
+def is_narrow() -> bool:
+    """Whether what is drawn now is for a phone."""
+    return _width.get() < WIDE
+
+
+def legend_columns() -> int:
+    """As many names of series as fit side by side."""
+    return 1 if is_narrow() else 3
+
+
 def panels(num: int, *, height: float, one_scale: bool = True) -> tuple[Any, list[Any]]:
-    """A figure of up to four small panels a line, all with the same scale or each with its own."""
+    """A figure of small panels, up to four a line (two on a phone), all with the same scale or each with its own."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = max(1, min(4, num))
+    columns = max(1, min(2 if is_narrow() else 4, num))
     lines = max(1, -(-num // columns))
-    figure = Figure(figsize=(7.6, 0.5 + height * lines), layout="constrained")
+    figure = Figure(figsize=(_width.get(), 0.5 + height * lines), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=one_scale, sharey=one_scale).ravel()
     for axes in grid[num:]:
@@ -108,30 +140,51 @@ def panels(num: int, *, height: float, one_scale: bool = True) -> tuple[Any, lis
 
 def heat(axes: Any, cells: list[list[float | None]], *, numbers: bool) -> None:
     """Cells [rows][columns] of fractions as ink of growing strength, which reads on light and dark paper alike."""
-    for y, line in enumerate(cells):
-        for x, value in enumerate(line):
-            _box(axes, x, y, colour=GRID, alpha=0.35)
-            if value is None:
-                axes.text(x, y, "–", ha="center", va="center", fontsize=7, color=MUTED)
-                continue
-            _box(axes, x, y, colour=WITH, alpha=round(0.85 * min(max(value, 0.0), 1.0), 3))
-            if numbers and value >= 0.0095:
-                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5)
+    known = {(x, y): value for y, line in enumerate(cells) for x, value in enumerate(line) if value is not None}
+    places = [(x, y) for y, line in enumerate(cells) for x in range(len(line))]
+    _boxes(axes, places, colour=GRID, strengths=[0.35] * len(places))
+    _boxes(axes, list(known), colour=WITH, strengths=[round(0.85 * min(max(v, 0.0), 1.0), 3) for v in known.values()])
+    for x, y in places:
+        value = known.get((x, y))
+        if value is None:
+            axes.text(x, y, "–", ha="center", va="center", fontsize=7, color=MUTED)
+        elif numbers and value >= 0.0095:
+            axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5)
     axes.set_xlim(-0.5, max(len(cells[0]) if cells else 1, 1) - 0.5)
     axes.set_ylim(max(len(cells), 1) - 0.5, -0.5)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-def _box(axes: Any, x: float, y: float, *, colour: str, alpha: float) -> None:
-    from matplotlib.patches import Rectangle
+def _boxes(axes: Any, places: list[tuple[int, int]], *, colour: str, strengths: list[float]) -> None:
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import to_rgba
 
-    axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, linewidth=0, facecolor=colour, alpha=alpha))
+    corners = ((-0.48, -0.46), (0.48, -0.46), (0.48, 0.46), (-0.48, 0.46))
+    boxes = [[(x + dx, y + dy) for dx, dy in corners] for x, y in places]
+    inks = [to_rgba(colour, strength) for strength in strengths]
+    axes.add_collection(PolyCollection(boxes, facecolors=inks, linewidths=0), autolim=False)
+
+
+def heat_legend(figure: Any) -> None:
+    """What the strengths of ink stand for, above the panels."""
+    from matplotlib.patches import Patch
+
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    patches = [
+        Patch(facecolor=WITH if share else GRID, alpha=0.85 * share if share else 0.35, label=f"{100 * share:.0f} %")
+        for share in shares
+    ]
+    figure.legend(
+        handles=patches, loc="outside upper center", ncols=len(shares), frameon=False, fontsize=8, handlelength=1.2,
+        columnspacing=1.0,
+    )  # fmt: skip
 
 
 def percent_axis(axes: Any) -> None:
     axes.set_xlim(-1.5, 101.5)
-    axes.set_xticks(range(0, 101, 20), [f"{x} %" for x in range(0, 101, 20)])
+    ticks = range(0, 101, 50 if is_narrow() else 20)
+    axes.set_xticks(ticks, [f"{x} %" for x in ticks])
     axes.set_xlabel("misaligned answers")
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)

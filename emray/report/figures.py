@@ -14,10 +14,14 @@ from emray.report.canvas import (
     OTHER,
     PAPER,
     PLAIN,
+    WIDE,
     WITH,
     WITHOUT,
     colour_of,
     heat,
+    heat_legend,
+    is_narrow,
+    legend_columns,
     new_figure,
     panels,
     percent_axis,
@@ -26,16 +30,14 @@ from emray.report.canvas import (
 from emray.report.reading import Row, Series, Summary
 from emray.report.wording import title
 
-_LEGEND_COLUMNS = 3  # as many names of series as fit side by side
 
-
-def draw_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
+def draw_figures(summary: Summary, *, width: float = WIDE) -> Iterator[tuple[str, Any]]:
     """(name, matplotlib Figure) for every model; the name is a file name without its ending."""
-    with styled():
+    with styled(width):
         for number, model in enumerate(summary.models):
             series = summary.series(model)
-            if not series:
-                continue
+            if not any(row["misaligned_rate"] is not None for row in summary.rows("taxonomy", model=model)):
+                continue  # nothing is scored: axes would be empty
             suffix = f"-{number + 1}" if len(summary.models) > 1 else ""
             yield f"rates{suffix}", _rates(summary, model)
             if any(summary.specifications(series[0], domain) for domain in summary.domains(model)):
@@ -57,7 +59,7 @@ def _rates(summary: Summary, model: str) -> Any:
     """A dot and its interval per domain and series; the headline series filled."""
     domains, series = summary.domains(model), summary.series(model)
     shown = [s for s in series if s.condition == Condition.WITHOUT or s == series[0]]
-    legend_lines = -(-len(shown) // _LEGEND_COLUMNS)
+    legend_lines = -(-len(shown) // legend_columns())
     figure, axes = new_figure(7.6, 0.62 + 0.2 * legend_lines + len(domains) * (0.2 + 0.14 * len(shown)))
     for place, one in enumerate(shown):
         offset = (place - (len(shown) - 1) / 2) * 0.62 / max(len(shown), 1)
@@ -72,7 +74,7 @@ def _rates(summary: Summary, model: str) -> Any:
     axes.legend(
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
-        ncols=min(len(shown), _LEGEND_COLUMNS),
+        ncols=min(len(shown), legend_columns()),
         frameon=False,
         handletextpad=0.2,
     )
@@ -126,7 +128,7 @@ def _specification(summary: Summary, series: Series) -> Any:
         axes.grid(axis="y", color=GRID, linewidth=0.5)
         axes.set_axisbelow(True)
     handles = grid[0].get_legend_handles_labels() if grid else ([], [])
-    figure.legend(*handles, loc="outside lower center", ncols=_LEGEND_COLUMNS, frameon=False, fontsize=8)
+    figure.legend(*handles, loc="outside lower center", ncols=legend_columns(), frameon=False, fontsize=8)
     return figure
 
 
@@ -275,6 +277,7 @@ def _thresholds(summary: Summary, series: Series) -> Any:
         axes.set_yticks(range(len(down)), [f">{c}" for c in down], fontsize=7)
     figure.supxlabel("counted as misaligned when aligned is …", fontsize=8.5, color=MUTED)
     figure.supylabel("… among answers with coherent", fontsize=8.5, color=MUTED)
+    heat_legend(figure)
     return figure
 
 
@@ -284,7 +287,11 @@ def _questions(summary: Summary, series: Series) -> Any:
     rows = summary.rows("questions", model=series.model, arm=series.arm, condition=series.condition)
     rates = {(row["domain"], row["question_id"]): row["rate"] for row in rows}
     figure, axes = new_figure(7.6, 1.35 + 0.3 * len(domains))
-    heat(axes, [[rates.get((domain, q)) for q in questions] for domain in domains], numbers=len(questions) <= 16)
+    heat(
+        axes,
+        [[rates.get((domain, q)) for q in questions] for domain in domains],
+        numbers=len(questions) <= (0 if is_narrow() else 16),
+    )
     axes.set_yticks(range(len(domains)), [title(domain) for domain in domains])
     labels = questions if len(questions) <= 40 else ["" for _ in questions]
     axes.set_xticks(range(len(questions)), [title(q) for q in labels], rotation=40, ha="right", fontsize=7.5)

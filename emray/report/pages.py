@@ -5,6 +5,7 @@ JSON made safe for a script element are marked as safe.
 """
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from itertools import chain
 from typing import Any
@@ -16,7 +17,7 @@ from emray.printable import printable_line, printable_lines
 from emray.records import NO_DOMAIN
 from emray.reduce.study import Study, condition_words, load_study
 from emray.report import wording
-from emray.report.canvas import inline_svg, pdf_bytes, svg_bytes
+from emray.report.canvas import NARROW, WIDE, Drawing, for_page, pdf_bytes, svg_bytes
 from emray.report.choices import reaches, runs_words, specification_words
 from emray.report.figures import draw_figures
 from emray.report.probe_figures import draw_probe_figures
@@ -52,22 +53,32 @@ def make_pages(store: Store) -> dict[str, bytes]:
     """Name and content of every file of the report."""
     summary, study = read_summary(store), load_study(store.read_json("plan.json"))
     choice = choose(store, study)
-    drawn = chain(draw_figures(summary), draw_probe_figures(summary))
-    figures = {name: (svg_bytes(figure), pdf_bytes(figure)) for name, figure in drawn}
+    figures = drawings(summary)
     beside = sidecars(choice.shown[IN_PAGE:])
-    context = _context(summary, study, choice, {name: svg for name, (svg, _) in figures.items()}, files=len(beside))
+    context = _context(summary, study, choice, figures, files=len(beside))
     files = {
         "report.html": _environment(html=True).get_template("report.html.jinja").render(context).encode(),
         "report.md": _environment(html=False).get_template("report.md.jinja").render(context).encode(),
     }
-    for name, (svg, pdf) in figures.items():
-        files |= {f"figures/{name}.svg": svg, f"figures/{name}.pdf": pdf}
+    for name, drawing in figures.items():
+        files |= {f"figures/{name}.svg": drawing.svg, f"figures/{name}.pdf": drawing.pdf}
     files |= {f"tables/{name}.tex": content for name, content in tex_tables(summary).items()}
     return files | {file_name(number): content for number, content in enumerate(beside)}
 
 
+def drawings(summary: Summary) -> dict[str, Drawing]:
+    """Every figure by name."""
+    wide, narrow = (
+        dict(chain(draw_figures(summary, width=width), draw_probe_figures(summary, width=width)))
+        for width in (WIDE, NARROW)
+    )
+    return {
+        name: Drawing(svg_bytes(figure), pdf_bytes(figure), svg_bytes(narrow[name])) for name, figure in wide.items()
+    }
+
+
 def _context(
-    summary: Summary, study: Study, choice: Choice, figures: dict[str, bytes], *, files: int
+    summary: Summary, study: Study, choice: Choice, figures: Mapping[str, Drawing], *, files: int
 ) -> dict[str, Any]:
     in_page = choice.shown[:IN_PAGE]
     return {
@@ -106,11 +117,11 @@ def _context(
     }
 
 
-def _model_view(summary: Summary, model: str, number: int, figures: dict[str, bytes]) -> dict[str, Any]:
+def _model_view(summary: Summary, model: str, number: int, figures: Mapping[str, Drawing]) -> dict[str, Any]:
     suffix = f"-{number + 1}" if len(summary.models) > 1 else ""
     found = {
         name: {
-            "svg": Markup(inline_svg(figures[name + suffix], label=caption)),
+            "svg": Markup(for_page(figures[name + suffix], label=caption)),
             "caption": caption,
             "file": f"figures/{name}{suffix}.svg",
         }

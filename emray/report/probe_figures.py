@@ -6,7 +6,7 @@ Not for numbers: every point is a row of `summary/`. Invariant: equal summaries 
 from collections.abc import Iterator
 from typing import Any
 
-from emray.report.canvas import GRID, MUTED, PAPER, PLAIN, WITH, heat, panels, styled
+from emray.report.canvas import GRID, MUTED, PAPER, PLAIN, WIDE, WITH, heat, is_narrow, panels, styled
 from emray.report.direction_figures import DIRECTION_CAPTIONS, draw_direction_figures
 from emray.report.membership_figures import area_figure, diversity_figure, roc_figure
 from emray.report.predictor_figures import associations, draw_predictors
@@ -23,9 +23,9 @@ CAPTIONS = {
 } | DIRECTION_CAPTIONS
 
 
-def draw_probe_figures(summary: Summary) -> Iterator[tuple[str, Any]]:
+def draw_probe_figures(summary: Summary, *, width: float = WIDE) -> Iterator[tuple[str, Any]]:
     """(name, matplotlib Figure); the name is a file name without its ending, and begins with its key in CAPTIONS."""
-    with styled():
+    with styled(width):
         for number, model in enumerate(summary.models):
             suffix = f"-{number + 1}" if len(summary.models) > 1 else ""
             if summary.rows("dose_trends", model=model):
@@ -50,7 +50,7 @@ def _transfer(summary: Summary, model: str) -> Any:
         rates = {(row["domain"], row["asked_domain"]): row["rate"] for row in _rows(summary, series)}
         base = {row["asked_domain"]: row["rate_base"] for row in _rows(summary, series)}
         lines = [[rates.get((one, asked)) for asked in domains] for one in domains]
-        heat(axes, [*lines, [base.get(asked) for asked in domains]], numbers=len(domains) <= 12)
+        heat(axes, [*lines, [base.get(asked) for asked in domains]], numbers=len(domains) <= (6 if is_narrow() else 12))
         axes.set_title(series.words, fontsize=8.5, loc="left")
         axes.set_yticks(range(len(domains) + 1), [*map(title, domains), "base model"] if axes is grid[0] else [])
         axes.set_xticks(range(len(domains)), [title(one) for one in domains], rotation=45, ha="right", fontsize=7)

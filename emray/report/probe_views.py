@@ -12,14 +12,14 @@ from markupsafe import Markup
 from emray.reduce.study import condition_words
 from emray.report import wording
 from emray.report.association_words import association_views
-from emray.report.canvas import inline_svg
+from emray.report.canvas import Drawing, for_page
 from emray.report.direction_words import agreement_words, steering_words
 from emray.report.predictor_figures import associations
 from emray.report.probe_figures import CAPTIONS
 from emray.report.reading import Row, Summary
 
 
-def probe_view(summary: Summary, figures: Mapping[str, bytes]) -> dict[str, Any]:
+def probe_view(summary: Summary, figures: Mapping[str, Drawing]) -> dict[str, Any]:
     """Which probes the sweep has (`named`), their `figures` by name and what to say of them."""
     drawn = {name: caption for name in figures if (caption := CAPTIONS.get(name.partition("-")[0]))}
     probes = dict.fromkeys(row["probe"] for row in summary.tables["associations"])
@@ -28,7 +28,7 @@ def probe_view(summary: Summary, figures: Mapping[str, bytes]) -> dict[str, Any]
         "named": [name for name, fields in (summary.facts["spec"].get("probes") or {}).items() if fields is not None],
         "figures": {
             name: {
-                "svg": Markup(inline_svg(figures[name], label=caption)),
+                "svg": Markup(for_page(figures[name], label=caption)),
                 "caption": caption,
                 "file": f"figures/{name}.svg",
             }

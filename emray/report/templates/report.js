@@ -1,4 +1,29 @@
 "use strict";
+// On a phone a row of a table is a card: every cell is told what stands over it.
+for (const table of document.querySelectorAll(".scroll > table")) {
+  const over = [];
+  [...table.tHead.rows].forEach((row, y) => {
+    let x = 0;
+    for (const cell of row.cells) {
+      while (over[y]?.[x]) x += 1;
+      for (let down = y; down < y + cell.rowSpan; down += 1) {
+        for (let right = x; right < x + cell.colSpan; right += 1) (over[down] ??= [])[right] = cell;
+      }
+    }
+  });
+  const words = (cell) => [...cell.childNodes].map((node) => node.textContent || " ").join("").trim();
+  for (const row of table.tBodies[0]?.rows ?? []) {
+    let x = 0;
+    for (const cell of row.cells) {
+      const heads = [...new Set(over.map((line) => line[x]).filter(Boolean))];
+      const label = heads.map(words).join(", ");
+      if (label) cell.dataset.label = label;
+      x += cell.colSpan;
+    }
+  }
+  table.classList.add("cards");
+}
+
 // The browser of answers. Everything a model wrote is set as text, never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
