@@ -95,11 +95,13 @@ def compared(store: Store) -> dict[str, bytes]:
 
 
 def results(store: Store) -> Results:
+    """A reply that has a verdict is there, also where its line of the journal is not: nobody will ask for it again."""
+    verdicts = frozenset(store.keys(Kind.VERDICTS))
     return Results(
         frozenset(key for key, record in store.adapter_records().items() if record.trained),
         frozenset(store.keys(Kind.GENERATIONS)),
-        frozenset(store.keys(Kind.VERDICTS)),
-        frozenset(journaled_keys(store)),
+        verdicts,
+        frozenset(journaled_keys(store)) | verdicts,
     )
 
 
