@@ -334,7 +334,7 @@ def test_the_legend_of_every_arm_fits_its_figure(tmp_path):
     figure = dict(draw_figures(read_summary(store)))["rates"]
     figure.canvas.draw()
     legend = figure.axes[0].get_legend()
-    assert len(legend.get_texts()) == 4
+    assert len(legend.get_texts()) == 5
     inside, page = legend.get_window_extent(), figure.bbox
     assert page.x0 <= inside.x0 < inside.x1 <= page.x1
     assert inside.y1 <= page.y1
