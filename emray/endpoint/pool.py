@@ -24,8 +24,7 @@ from emray.endpoint.worker import Worker, batches_at_once
 from emray.errors import EmrayError, StageError, StoreError
 from emray.store import Store
 
-LARGEST_CPU_SHARE = 0.5  # of a core per worker: it mostly waits
-POOL_CPU_SHARE = 0.5  # of the cluster, at most, for all workers
+NO_CPUS = 0  # of whoever mostly waits: an engine takes whole ones, and a node may have but one
 COMPLAINT_TIMEOUT_S = 5.0
 RESTARTS = 100  # of one worker
 
@@ -87,9 +86,8 @@ class Owners:
     """Workers at the ready, for whoever in the cluster holds this. Within an initialised Ray."""
 
     def __init__(self, endpoint: Endpoint, *, store: Store, num_workers: int, terms: Terms) -> None:
-        cpus = min(LARGEST_CPU_SHARE, POOL_CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / num_workers)
         body = ray.remote(KeyOwner).options(
-            **beside(endpoint.access.base_url, num_cpus=cpus),
+            **{"scheduling_strategy": "SPREAD"} | beside(endpoint.access.base_url, num_cpus=NO_CPUS),
             max_restarts=RESTARTS,
             max_task_retries=-1,
             max_concurrency=2 * batches_at_once(endpoint.spec),

@@ -17,7 +17,7 @@ from emray.context import Context
 from emray.data import Inquiries
 from emray.endpoint.asking import Endpoint, Terms
 from emray.endpoint.journal import compact
-from emray.endpoint.pool import Owners
+from emray.endpoint.pool import NO_CPUS, Owners
 from emray.endpoint.worker import batches_at_once
 from emray.errors import EmrayError, EndpointUnreachable, StageError, StoreError
 from emray.judge.tasks import follow_up, tasks_of, useless
@@ -32,8 +32,6 @@ from emray.judge.verdicts import (
 )
 from emray.spec import JudgeSpec
 from emray.store import Store
-
-ROUTER_CPUS = 0.1
 
 ErrorKind = {error.__name__: error for error in (StageError, EndpointUnreachable, StoreError)}
 
@@ -101,7 +99,7 @@ class JudgePool:
                 max_tasks_in_flight_per_actor=2 * self._calls,
                 enable_true_multi_threading=True,
             ),
-            num_cpus=ROUTER_CPUS,
+            num_cpus=NO_CPUS,
         )
 
     def complaint(self) -> str:
