@@ -36,8 +36,8 @@ def draw_figures(summary: Summary, *, width: float = WIDE) -> Iterator[tuple[str
     with styled(width):
         for number, model in enumerate(summary.models):
             series = summary.series(model)
-            if not any(row["misaligned_rate"] is not None for row in summary.rows("taxonomy", model=model)):
-                continue  # nothing is scored: axes would be empty
+            if not series or all(row["misaligned_rate"] is None for row in summary.rows("taxonomy", model=model)):
+                continue  # axes would be empty
             suffix = f"-{number + 1}" if len(summary.models) > 1 else ""
             yield f"rates{suffix}", _rates(summary, model)
             if any(summary.specifications(series[0], domain) for domain in summary.domains(model)):

@@ -6,7 +6,7 @@ condition is met by some arm.
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -150,6 +150,8 @@ def _as_mapping(value: Any) -> Any:
     found: dict[Any, Any] = {}
     for entry in value:
         for name, fields in entry.items() if isinstance(entry, Mapping) else ((entry, None),):
+            if not isinstance(name, Hashable):
+                raise ValueError(f"arms are names, or names with fields, given {name!r:.60}")
             if name in found:
                 raise ValueError(f"arms names {str(name)!r} twice")
             found[name] = fields
