@@ -1,4 +1,4 @@
-"""What a sweep will take: cells, what is cached and missing per stage, judge calls, tokens, cost and time.
+"""What a sweep will take: cells, what is kept and missing per stage, judge calls, tokens, cost and time.
 
 Not for doing or promising anything: times come from what this run folder has logged so far and from the judge's limits,
 and what is not known yet says so. The invariant: it only reads.

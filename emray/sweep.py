@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--until", choices=STAGES, default=STAGES[-1], metavar="STAGE", help=f"stop after {', '.join(STAGES)}"
     )
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--dry-run", action="store_true", help="show the plan, what is cached and missing, cost; stop")
+    instead.add_argument("--dry-run", action="store_true", help="show the plan, what is kept and missing, cost; stop")
     instead.add_argument("--pilot", action="store_true", help="do one cell, two prompts, one sample for real; show all")
     parser.add_argument("--address", metavar="ADDR", help="Ray cluster: auto, host:port (default: this machine alone)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
