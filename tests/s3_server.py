@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 from unittest.mock import patch
+from urllib.request import Request, urlopen
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -58,7 +59,7 @@ def serving_bucket(host: str = "127.0.0.1") -> Iterator[Bucket]:
     }  # fmt: skip
     try:
         with patch.dict(os.environ, environment):
-            _make_bucket()
+            _make_bucket(f"http://{host}:{port}")
             yield Bucket(f"s3://{BUCKET}", environment, requests.lines, refuses)
     finally:
         server.shutdown()
@@ -83,9 +84,11 @@ def _one_at_a_time(app: Callable[..., Any], refuses: Event) -> Callable[..., lis
     return answer
 
 
-def _make_bucket() -> None:
+def _make_bucket(address: str) -> None:
     import boto3
 
+    # moto's objects belong to the process: without this, a bucket would hold what an earlier one was given.
+    urlopen(Request(f"{address}/moto-api/reset", method="POST"), timeout=30).close()
     boto3.client("s3").create_bucket(Bucket=BUCKET)
 
 
