@@ -107,11 +107,12 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         made = planning.make_plan(sweep, folder=folder, online=True, earlier=earlier, num_seeds=num_seeds)
         return with_steering(made)
 
-    first = plan(planning.seeds_so_far(sweep, planning.written(store)))
+    earlier = planning.written(store)
+    first = plan(planning.seeds_so_far(sweep, earlier))
     for note in (*_endings(sweep, today=date.today()), *first.notes):
         console.print(f"note: {note}", style="yellow", markup=False)
     others = beside(store, given=arguments.store)
-    if not others:  # what they have is taken over before it is known what is to be asked
+    if not others and not earlier:  # else what others have is taken over first, or what a killed run left is mended
         check_keys(Ahead.of(first, store, until=arguments.until))
     with _only_sweep_in(store), ExitStack() as resources:
         for note in mend(store):

@@ -17,12 +17,13 @@ from emray.errors import DataError, StageError, UserError
 from emray.judge.rehearsal import rehearse
 from emray.judge.tasks import follow_up, useless
 from emray.localapi import serving
-from emray.plan import Plan, make_plan
+from emray.plan import PLAN, Plan, make_plan
 from emray.records import verdict_key
 from emray.spec import JudgeSpec, TrainSpec, load_sweep
 from emray.stages import Ahead, check_keys
 from emray.stages.ahead import _room
 from emray.store import Store
+from emray.sweep import main
 from emray.toy import MODEL_DIR
 from emray.train.foresight import foresee
 from tests.commands import run, write_sweep
@@ -46,6 +47,20 @@ def test_a_key_that_is_missing_is_told_before_anything_is_written(
     with pytest.raises(UserError, match="judge cannot be asked: no API key: set OPENAI_API_KEY"):
         check_keys(Ahead.of(plan, store, until="report"))
     check_keys(Ahead.of(plan, store, until="generate"))  # which asks no judge
+
+
+def test_what_a_killed_run_left_damaged_is_mended_before_keys_are_looked_for(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    store.write_json(PLAN, dict(planned(tmp_path, judge={"model": "gpt-6-luna", "base_url": None}).document))
+    store.write_bytes("generations/part-0.parquet", b"cut short")
+    assert main([str(tmp_path / "small.yaml"), "--out", store.root]) == 2
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "note: generations/part-0.parquet is damaged" in said
+    assert "judge cannot be asked: no API key" in said
+    assert store.read_bytes("damaged/generations/part-0.parquet") == b"cut short"
 
 
 @pytest.mark.parametrize("flag", ["--pilot", None])
