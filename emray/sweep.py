@@ -7,6 +7,7 @@ and a finished sweep run again starts neither Ray nor a server.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date
@@ -31,7 +32,7 @@ from emray.records import Arm, Place
 from emray.runs import adopt, beside, kept_line
 from emray.runs.looked_at import LookedAt
 from emray.spec import HOSTED, STAGES, TOY, EndpointSpec, Sweep, load_sweep
-from emray.stages import Ahead, Run, Services, check_keys, look_ahead
+from emray.stages import Ahead, Invocation, Logbook, Run, Services, check_keys, look_ahead
 from emray.stages.fruitless import check_scored
 from emray.stages.work import JUDGE
 from emray.store import Lease, Store
@@ -63,10 +64,11 @@ kept; run again) · 2 the input is wrong (nothing was written) · 130 Ctrl-C,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(words)
     console = Terminal()
     say = partial(Terminal(stderr=True).print, markup=False, soft_wrap=True)
-    return ended(lambda: _command(arguments, console), say=say)
+    return ended(lambda: _command(arguments, words, console), say=say)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(arguments: argparse.Namespace, console: Console) -> int:
+def _command(arguments: argparse.Namespace, words: Sequence[str], console: Console) -> int:
     sweep = load_sweep(arguments.spec, overrides=arguments.overrides)
     store = Store(arguments.out or f"runs/{sweep.name}")
     folder = arguments.spec.resolve().parent
@@ -118,7 +120,8 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         for note in mend(store):
             console.print(f"note: {note}", style="yellow", markup=False)
         store.settle()  # what a killed run left in many parts
-        services = Services(resources, store=store, address=arguments.address)
+        logbook = Logbook(store, Invocation.of("emray.sweep", words, sweep))
+        services = Services(resources, logbook=logbook, store=store, address=arguments.address)
         command = _Command(plan, arguments.until, store, services, console, others)
         _take_over(command, first)
         ahead = Ahead.of(first, store, until=arguments.until)

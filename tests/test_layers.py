@@ -29,7 +29,7 @@ LAYERS = [
     {"spec"},
     {"records"},
     {"errors"},
-    {"printable", "plain_files"},
+    {"printable", "plain_files", "software"},
 ]
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 COMMAND = "__main__.py"  # what `python -m` runs: nothing imports it, so it stands above all that it joins

@@ -5,16 +5,21 @@ guessed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from emray.errors import StoreError
 from emray.records import USUAL_ARMS, USUAL_CONDITIONS, Arm
 from emray.reduce.caveats import rule_in_words
+from emray.reduce.inputs import SHEETS
+from emray.reduce.provenance import provenance
 from emray.reduce.study import Study, load_study
+from emray.report.making import machine_words
+from emray.software import Source
 from emray.spec import HOSTED, Sweep
 from emray.store import Store
 
-PLAN, SHEETS, SUMMARY = "plan.json", "datasets.json", "summary/summary.json"
+PLAN, SUMMARY = "plan.json", "summary/summary.json"
 
 
 def methods(store: Store) -> str:
@@ -24,12 +29,16 @@ def methods(store: Store) -> str:
 
 
 def reproducibility(store: Store) -> str:
-    """One paragraph: versions, weights, data and seeds by their digests."""
+    """One paragraph: versions, machines, weights, data and seeds by their digests."""
     study = _study(store)
+    made = provenance(store, study, store.adapter_records())
     weights = ", ".join(f"{name} ({fingerprint})" for name, fingerprint in study.models.items())
     told = [
+        f"The plan has SHA-256 {made['plan']}.",
         f"Base weights {weights}; training seeds {_listed(_seeds(study))}.",
-        *_libraries(store),
+        *_commands(made["commands"]),
+        *_libraries(store, made["versions"]),
+        *_machines(made["machines"]),
         *_data(store),
     ]
     if study.analysis_hash and study.analysis_plans:
@@ -119,28 +128,29 @@ def _seeds(study: Study) -> Sequence[int]:
     return sorted({cell.seed for cell in study.cells if cell.arm != Arm.BASE})
 
 
-def _libraries(store: Store) -> Sequence[str]:
-    """Versions that trained, by the records of the cells, and that reduced, by the summary."""
-    return (*_reduced_with(store), *_trained_with(store))
+def _commands(commands: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What was called, of which commit; old run folders do not say."""
+    if not commands:
+        yield "Commands and the commit of emray are not recorded."
+        return
+    commits = dict.fromkeys(Source(**one["source"]).words for one in commands)
+    yield f"emray ran at commit {'; '.join(commits)}."
+    lines = list(dict.fromkeys(one["line"] for one in commands))
+    yield f"Commands: {'; '.join(lines)}."
 
 
-def _reduced_with(store: Store) -> Sequence[str]:
-    try:
-        versions: Mapping[str, str] = store.read_json(SUMMARY)["versions"]
-    except FileNotFoundError:
-        return ()
-    return ("Tables by " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",)
+def _libraries(store: Store, versions: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Versions that had a hand in the results, and those that reduced, by the summary."""
+    if versions:
+        yield "Made with " + ", ".join(f"{name} {'/'.join(some)}" for name, some in versions.items()) + "."
+    with suppress(FileNotFoundError):
+        reduced: Mapping[str, str] = store.read_json(SUMMARY)["versions"]
+        yield "Tables by " + ", ".join(f"{name} {version}" for name, version in reduced.items()) + "."
 
 
-def _trained_with(store: Store) -> Sequence[str]:
-    found: dict[str, set[str]] = {}
-    for record in store.adapter_records().values():
-        for name, version in record.details.get("versions", {}).items():
-            found.setdefault(name, set()).add(version)
-    if not found:
-        return ()
-    told = ", ".join(f"{name} {'/'.join(sorted(some))}" for name, some in sorted(found.items()))
-    return (f"Trained with {told}.",)
+def _machines(machines: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    for stage, kinds in machines.items():
+        yield f"Stage {stage} ran on {_listed([machine_words(kind) for kind in kinds])}."
 
 
 def _data(store: Store) -> Sequence[str]:

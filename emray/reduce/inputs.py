@@ -11,13 +11,15 @@ from emray.errors import StoreError
 from emray.records import canonical_json
 from emray.store import Kind, Store
 
-FORMAT = 16  # raise it when equal inputs give other bytes
+FORMAT = 17  # raise it when equal inputs give other bytes
 STAGES = (
     "train",
     "generate",
     "judge",
     "probe",
 )  # whose wall time is reported; the last two do not time themselves
+COMMAND, ADOPT = "command", "adopt"  # entries of the log that are of no stage: who worked here, and what others gave
+SHEETS = "datasets.json"
 
 
 def inputs_digest(store: Store) -> str:
@@ -28,7 +30,8 @@ def inputs_digest(store: Store) -> str:
         "adapters": {key: record._asdict() for key, record in store.adapter_records().items()},
         "parts": {str(kind): store.part_sizes(kind) for kind in Kind},
         "labels": hashlib.sha256(store.read_bytes("labels.csv")).hexdigest() if store.exists("labels.csv") else None,
-        "log": [entry for entry in store.stage_log() if entry["stage"] in STAGES],
+        "log": [entry for entry in store.stage_log() if entry["stage"] in (*STAGES, COMMAND, ADOPT)],
+        "datasets": datasets(store),
     }
     return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
 
@@ -39,3 +42,13 @@ def read_plan(store: Store) -> Any:
         return store.read_json("plan.json")
     except FileNotFoundError:
         raise StoreError(f"{store.root} holds no plan.json: it is not a run folder") from None
+
+
+def datasets(store: Store) -> list[dict[str, Any]] | None:
+    """What was trained on, file by file: content digests and numbers of rows. None where nobody wrote it down."""
+    try:
+        files = store.read_json(SHEETS)["files"]
+        names = ("domain", "holds", "file", "rows", "digest")
+        return [{name: one[name] for name in names} for one in files]
+    except (FileNotFoundError, KeyError, TypeError):
+        return None

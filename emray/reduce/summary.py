@@ -31,6 +31,7 @@ from emray.reduce.fields import Rows, csv_bytes, json_value, parquet_bytes
 from emray.reduce.inputs import FORMAT, STAGES
 from emray.reduce.membership_rows import membership_predictors, membership_rows, read_known, roc_rows
 from emray.reduce.planned import plan_facts, with_planned
+from emray.reduce.provenance import provenance
 from emray.reduce.reliability import agreement_rows, corrected_rows
 from emray.reduce.specification import specification_rows
 from emray.reduce.steering_rows import steering_rows
@@ -56,7 +57,9 @@ def summarise(store: Store, *, document: Mapping[str, Any]) -> dict[str, bytes]:
         schema.CELLS.file: parquet_bytes(schema.CELLS, cells, rules=list(study.spec.rules)),
         **{table.file: csv_bytes(table, rows) for table, rows in with_planned(study, _tables(reduced)).items()},
         **{table.file: csv_bytes(table, rows) for table, rows in _probe_tables(store, reduced).items()},
-        "summary.json": _json_bytes(_facts(reduced) | {"wall_s": _wall_times(store)}),
+        "summary.json": _json_bytes(
+            _facts(reduced) | {"wall_s": _wall_times(store), "provenance": provenance(store, study, records)}
+        ),
     }
 
 

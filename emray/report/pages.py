@@ -4,7 +4,6 @@ Not for writing them (the package's `render` does). Invariant: templates escape 
 JSON made safe for a script element are marked as safe.
 """
 
-import json
 from collections.abc import Mapping
 from importlib import resources
 from itertools import chain
@@ -20,9 +19,11 @@ from emray.report import wording
 from emray.report.canvas import NARROW, WIDE, Drawing, for_page, pdf_bytes, svg_bytes
 from emray.report.choices import reaches, runs_words, specification_words
 from emray.report.figures import draw_figures
+from emray.report.making import made
 from emray.report.probe_figures import draw_probe_figures
 from emray.report.probe_views import probe_view
 from emray.report.reading import Series, Summary, read_summary
+from emray.report.reproduction import QUESTIONS, SWEEP
 from emray.report.tex import tex_tables
 from emray.report.transcripts import IN_PAGE, Choice, choose, file_name, page_data, samples, sidecars
 from emray.store import Store
@@ -60,6 +61,9 @@ def make_pages(store: Store) -> dict[str, bytes]:
         "report.html": _environment(html=True).get_template("report.html.jinja").render(context).encode(),
         "report.md": _environment(html=False).get_template("report.md.jinja").render(context).encode(),
     }
+    texts = context["made"]
+    files |= {SWEEP: texts["sweep"].encode(), QUESTIONS: texts["questions"].encode()}
+    files["citation.bib"] = texts["bibtex"].encode()
     for name, drawing in figures.items():
         files |= {f"figures/{name}.svg": drawing.svg, f"figures/{name}.pdf": drawing.pdf}
     files |= {f"tables/{name}.tex": content for name, content in tex_tables(summary).items()}
@@ -94,7 +98,7 @@ def _context(
         "data": Markup(page_data(study, in_page, files=files, total=choice.total)),
         "css": Markup(_asset("report.css")),
         "js": Markup(_asset("report.js")),
-        "spec_text": json.dumps(summary.facts["spec"], indent=2, ensure_ascii=False),
+        "made": made(summary.facts, study),
         "level": wording.level_words(summary.facts["confidence"]),
         "rates_by_place": rates_by_place(summary),
         "corrections": corrections(summary),

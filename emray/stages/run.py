@@ -130,12 +130,9 @@ class Run:
 
     @contextmanager
     def timed(self, stage: str, *, planned: int, **details: str) -> Iterator[None]:
-        """The stage's wall time in the log, once it ends well."""
-        clock = self.context().clock
-        started, began_s = time.time(), clock()
-        yield
-        wall_s = clock() - began_s
-        self.store.log_stage(stage, started_s=started, wall_s=wall_s, details={"planned": planned, **details})
+        """The stage's wall time and machines in the log, once it ends well."""
+        with self.services.logbook.stage(stage, planned=planned, **details):
+            yield
 
     @property
     def _judged_as_generated(self) -> bool:

@@ -14,13 +14,15 @@ from emray.model.weights import hosted_name, split_location
 from emray.plan import Plan
 from emray.records import Answerer
 from emray.spec import TOY
+from emray.stages.logbook import Logbook
 from emray.store import Store
 
 
 class Services:
     """Started on demand, one of each."""
 
-    def __init__(self, resources: ExitStack, *, store: Store, address: str | None) -> None:
+    def __init__(self, resources: ExitStack, *, logbook: Logbook, store: Store, address: str | None) -> None:
+        self.logbook = logbook
         self._resources = resources
         self._store, self._address = store, address
         self._ray_runs = False

@@ -7,7 +7,7 @@
     verdicts/*.parquet
     measurements/*.parquet      what probes read
     journal/                    judge replies as they arrive (endpoint/ owns their form)
-    log/*.json                  one line of wall time per stage that did something
+    log/*.json                  one entry per stage that did something (wall time, machines), and per command that did
     summary/, report/           derived; their record.json names the inputs they were derived from
 
 The root is a local folder or `s3://bucket/prefix` (files.py). Not for deciding what is missing: it only says what is

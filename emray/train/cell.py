@@ -8,7 +8,6 @@ import io
 import tempfile
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import torch
 from emray.errors import EmrayError
 from emray.model.rows import TokenRows
 from emray.records import TrainJob
+from emray.software import COMMIT, versions
 from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter
@@ -24,6 +24,8 @@ from emray.train.adapter import One
 from emray.train.loop import Passes, Steps, Tally, Trained
 from emray.train.order import step_batches
 from emray.train.warm import WarmBase
+
+_VERSIONS = ("emray", COMMIT, "torch", "transformers", "peft", "ray")  # that a record names
 
 MAX_RECORDED_LOSSES = 200
 
@@ -99,7 +101,7 @@ class CellRun:
             "device": device_name(self._base.device),
             "num_steps_planned": self.steps.num_steps,
             "num_threads": torch.get_num_threads(),
-            "versions": {name: version(name) for name in ("torch", "transformers", "peft", "ray")},
+            "versions": {name: versions()[name] for name in _VERSIONS},
         }
 
     # Interrupted runs ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The study that is hit: its sweep file, the undisturbed run, and what of a run must come out equal.
 
-Not for faults (faults.py). The invariant: what is compared has no clock in it, and nothing else is left out.
+Not for faults (faults.py). The invariant: what is compared has no clock and no command in it, and nothing else is left
+out.
 """
 
 import json
@@ -21,8 +22,9 @@ LEAVES = {"train": ("adapters",), "generate": ("generations",), "judge": ("verdi
 NUM_EXAMPLES, NUM_QUESTIONS = 48, 4
 IN_FLIGHT = 4
 LATENCY_MS = 80  # of the judge, so that a fault can meet it at work
-ROW = rb'<tr><th scope="row">(train|generate|judge)</th><td class="n">[^<]*</td></tr>'
-CLOCK = re.compile(rb"^[^\n;]*(?=; judge toy-judge)|" + ROW, re.MULTILINE)  # of report.md, and of report.html
+MADE = rb'<article id="made">.*?</article>'  # of report.html: when, by which commands, on which machines
+LINES = rb"^[^\n;]*(?=; judge toy-judge)|^- (?:command|machines|software): [^\n]*\n"  # the same of report.md
+CLOCK = re.compile(MADE + rb"|" + LINES, re.MULTILINE | re.DOTALL)
 
 
 class Results(NamedTuple):
@@ -87,10 +89,12 @@ def compared(store: Store) -> dict[str, bytes]:
     found = {}
     for folder in ("summary", "report", "report/figures", "report/tables"):
         for name, content in store.read_files(folder):
-            if not name.endswith("record.json"):
+            if not name.endswith(("record.json", "citation.bib", "ro-crate-metadata.json")):  # they name the commands
                 found[name] = CLOCK.sub(b"", content)
     facts = json.loads(found["summary/summary.json"])
     assert set(facts.pop("wall_s")) <= {*STAGES, "probe"}
+    for name in ("commands", "machines", "versions"):
+        assert facts["provenance"].pop(name)
     return found | {"summary/summary.json": json.dumps(facts, sort_keys=True).encode()}
 
 

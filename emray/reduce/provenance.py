@@ -1,0 +1,90 @@
+"""How a run was made, as its log and its records tell: commands, software, machines, and what other runs gave.
+
+Not for what came out. The invariant: it says what was written down when the work was done, nothing of the process that
+reads it; what an older run folder did not write down is None.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from emray.data import inquiries
+from emray.judge.tasks import judges
+from emray.records import canonical_json, key_of
+from emray.reduce.inputs import ADOPT, COMMAND, datasets
+from emray.reduce.study import Study
+from emray.spec import Sweep
+from emray.store import AdapterRecord, Store
+
+
+def provenance(store: Store, study: Study, records: Mapping[str, AdapterRecord]) -> dict[str, Any]:
+    """As `summary.json` holds it."""
+    log = store.stage_log()
+    commands = [entry["details"] for entry in log if entry["stage"] == COMMAND]
+    adopted = [entry["details"] for entry in log if entry["stage"] == ADOPT]
+    return {
+        "plan": plan_digest(study),
+        "commands": commands,
+        "adopted": adopted,
+        "machines": _machines(log),
+        "versions": _versions(commands, adopted, records.values()),
+        "datasets": datasets(store),
+        "training_usd": _training_usd(records.values()),
+    }
+
+
+def plan_digest(study: Study) -> str:
+    """SHA-256 of what was planned, the name by which a run is cited: the cells, what they are asked and how often, who
+    judges by which rubrics, what is made of it. Paths, names of files and machines are not in it.
+    """
+    sweep, asked = study.sweep, inquiries(study.questions, study.prompts)
+    judged = [[metric, one.key] for by_metric in asked.values() for metric, one in by_metric.items()]
+    planned = {
+        "cells": [[cell.model, cell.domain, cell.arm, cell.seed, cell.key] for cell in study.cells],
+        "recipes": [recipe["key"] for recipe in study.recipes],
+        "asked": {arm: [study.prompts[i].key for i in places] for arm, places in study.own.of_arm.items()},
+        "generate": {**sweep.generate.identity(), "samples": sweep.generate.samples},
+        "rubrics": sorted(judged),
+        "judges": [[one.identity(), one.metrics, one.share] for one in judges(sweep.judge)],
+        "reduce": sweep.reduce.model_dump(mode="json"),
+        "analysis": study.analysis_hash,
+        "measurements": [vars(one) for one in study.measurements],
+    }
+    return hashlib.sha256(canonical_json(planned).encode()).hexdigest()
+
+
+def sweep_key(sweep: Sweep) -> str:
+    """Of everything that a sweep file with its overrides says."""
+    return key_of("sweep", sweep.model_dump(mode="json"))
+
+
+def _machines(log: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """By stage, every kind of machine with the most of it that one command had; stages that told none are left out."""
+    most: dict[str, dict[str, dict[str, Any]]] = {}
+    for entry in log:
+        for kind in entry["details"].get("machines", ()):
+            of_stage = most.setdefault(entry["stage"], {})
+            name = canonical_json({key: value for key, value in kind.items() if key != "count"})
+            if name not in of_stage or of_stage[name]["count"] < kind["count"]:
+                of_stage[name] = kind
+    return {stage: [kinds[name] for name in sorted(kinds)] for stage, kinds in most.items()}
+
+
+def _versions(
+    commands: Iterable[Mapping[str, Any]], adopted: Iterable[Mapping[str, Any]], records: Iterable[AdapterRecord]
+) -> dict[str, list[str]]:
+    """Every version that had a hand in it, by name: of this run's commands, of runs it took over from, of trainings."""
+    everyone = [*commands, *(command for one in adopted for command in one["commands"])]
+    told = [one["versions"] for one in everyone] + [record.details.get("versions", {}) for record in records]
+    found: dict[str, dict[str, None]] = {}
+    for versions in told:
+        for name, version in versions.items():
+            found.setdefault(name, {})[version] = None
+    return {name: sorted(some) for name, some in found.items()}
+
+
+def _training_usd(records: Iterable[AdapterRecord]) -> float | None:
+    """What services billed for finetuning; None where nothing was trained there, or a price is not known."""
+    hosted = [record.details for record in records if "fine_tuned_model" in record.details]
+    costs = [details.get("cost_usd") for details in hosted]
+    return None if not costs or None in costs else round(sum(cost for cost in costs if cost is not None), 6)
