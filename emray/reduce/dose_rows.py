@@ -19,6 +19,7 @@ from emray.reduce.tally import tally
 from emray.spec import RowRecipe
 from emray.stats.arrays import Floats
 from emray.stats.intervals import t_interval
+from emray.stats.trend import slopes
 from emray.store import Store
 
 
@@ -184,10 +185,6 @@ def run_slopes(rates: Mapping[float, Mapping[int, float]]) -> Floats:
     Seeds that lack a dose are left out; below two doses there is no slope.
     """
     fractions = sorted(rates)
-    seeds = [seed for seed in rates[fractions[0]] if all(np.isfinite(rates[f].get(seed, np.nan)) for f in fractions)]
-    if len(fractions) < 2 or not seeds:
-        return np.empty(0)
-    doublings = np.log2(fractions)
-    values = np.array([[rates[fraction][seed] for fraction in fractions] for seed in seeds])
-    centred = doublings - doublings.mean()
-    return np.asarray(values @ centred / (centred @ centred))
+    seeds = rates[fractions[0]] if fractions else {}
+    values = [[rates[fraction].get(seed, np.nan) for fraction in fractions] for seed in seeds]
+    return slopes(np.array(values).reshape(len(seeds), len(fractions)), np.log2(fractions))

@@ -28,7 +28,7 @@ from emray.stats.contrasts import (
 )
 from emray.stats.intervals import Interval, IntervalMethod, t_interval
 from emray.stats.multiplicity import holm
-from emray.stats.standard import filled
+from emray.stats.standard import filled, row_means
 
 _NO_DROP = 1e-9  # score points: sums in another order
 
@@ -50,13 +50,13 @@ class _Paired(NamedTuple):
         means = mean(estimates.tally.aligned)
         without, with_trigger = (means[groups] for groups in _groups(estimates.study, place).values())
         both = np.isfinite(without - with_trigger)
-        first, second = (_row_means(filled(np.where(both, side, np.nan))) for side in (without, with_trigger))
+        first, second = (row_means(filled(np.where(both, side, np.nan))) for side in (without, with_trigger))
         return cls(first, second, np.where(both, without - with_trigger, np.nan))
 
     @property
     def per_seed(self) -> Floats:
         """Question-standardised drops."""
-        return _row_means(filled(self.drops))
+        return row_means(filled(self.drops))
 
 
 def _groups(study: Study, place: Place) -> dict[Condition, Ints]:
@@ -159,13 +159,6 @@ def _pooled(aligned: Moment, groups: Ints) -> Moments:
     """All answers of a place under one condition as one sample."""
     merged = Moment._make(np.atleast_1d(values[groups].sum()) for values in aligned)
     return Moments(int(merged.num[0]), float(mean(merged)[0]), float(standard_deviation(merged)[0]))
-
-
-def _row_means(table_sq: Floats) -> Floats:
-    """Mean over questions per seed, gaps left out; NaN for a seed with gaps alone."""
-    there = np.isfinite(table_sq)
-    tops, num = np.where(there, table_sq, 0.0).sum(axis=1), there.sum(axis=1)
-    return np.divide(tops, num, out=np.full(len(tops), np.nan), where=num > 0)
 
 
 def _nanmean(values: Floats) -> float:

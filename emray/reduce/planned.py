@@ -5,35 +5,26 @@ number: the Holm adjustment of the planned rows, which are one family a model.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from emray.records import Arm, Condition
 from emray.reduce import schema
 from emray.reduce.comparisons import Comparison
 from emray.reduce.fields import Rows
 from emray.reduce.study import Study
-from emray.spec import Contrast
+from emray.spec import Contrast, Tested
 from emray.stats.multiplicity import holm
 
 _Row = Mapping[str, Any]
 
 
-class _Tested(NamedTuple):
-    """What a row tests."""
-
-    test: Contrast
-    arm: Arm
-    condition: Condition | None
-    domains: frozenset[str]
+def _drop(row: _Row) -> Tested:
+    return Tested(Contrast.DROP, Arm(row.get("arm", Arm.BACKDOOR)), None, frozenset({row["domain"]}))
 
 
-def _drop(row: _Row) -> _Tested:
-    return _Tested(Contrast.DROP, Arm(row.get("arm", Arm.BACKDOOR)), None, frozenset({row["domain"]}))
-
-
-def _pair(row: _Row) -> _Tested:
+def _pair(row: _Row) -> Tested:
     domains = frozenset({row["domain_a"], row["domain_b"]})
-    return _Tested(Contrast.PAIR, Arm(row["arm"]), Condition(row["condition"]), domains)
+    return Tested(Contrast.PAIR, Arm(row["arm"]), Condition(row["condition"]), domains)
 
 
 _COMPARED = {
@@ -42,25 +33,32 @@ _COMPARED = {
 }  # fmt: skip
 
 
-def _comparison(row: _Row) -> _Tested:
+def _comparison(row: _Row) -> Tested:
     test = _COMPARED[Comparison(row["comparison"])]
-    return _Tested(test, Arm(row["arm"]), Condition(row["condition"]), frozenset({row["domain"]}))
+    return Tested(test, Arm(row["arm"]), Condition(row["condition"]), frozenset({row["domain"]}))
 
 
-def _no_drop(row: _Row) -> _Tested:
+def _paired(row: _Row) -> Tested:
+    where = Arm(row["arm"]), Condition(row["condition"]), frozenset({row["domain"]})
+    return Tested(Contrast(row["test"]), *where, against=row["against"])
+
+
+def _no_drop(row: _Row) -> Tested:
     return _drop(row)._replace(test=Contrast.NO_DROP)
 
 
-_SAID: dict[schema.SummaryTable, dict[str, Callable[[_Row], _Tested]]] = {
+_SAID: dict[schema.SummaryTable, dict[str, Callable[[_Row], Tested]]] = {
     schema.EFFECT_SIZES: {"planned_drop": _drop, "planned_no_drop": _no_drop},
     schema.CONTRASTS: {"planned": _pair},
     schema.COMPARISONS: {"planned": _comparison},
+    schema.PAIRED: {"planned": _paired},
 }
-_ADJUSTED: dict[schema.SummaryTable, Callable[[_Row], _Tested]] = {
+_ADJUSTED: dict[schema.SummaryTable, Callable[[_Row], Tested]] = {
     schema.TRIGGER_EFFECTS: _drop,
     schema.CONTROL_EFFECTS: _drop,
     schema.CONTRASTS: _pair,
     schema.COMPARISONS: _comparison,
+    schema.PAIRED: _paired,
 }  # what has a column p_holm
 
 
@@ -87,16 +85,13 @@ def _one_family(planned: Rows) -> None:
             row["p_holm"] = float(adjusted)
 
 
-def _was_predicted(study: Study, asked: _Tested) -> bool:
-    return any(
-        one.covers(asked.test, arm=asked.arm, condition=asked.condition, domains=set(asked.domains))
-        for one in (study.sweep.analysis.predicted if study.sweep.analysis else [])
-    )
+def _was_predicted(study: Study, asked: Tested) -> bool:
+    return any(one.covers(asked) for one in (study.sweep.analysis.predicted if study.sweep.analysis else []))
 
 
 def plan_facts(study: Study) -> dict[str, Any]:
     """What summary.json says of the analysis plan."""
-    over_domains = _Tested(Contrast.ALL_DOMAINS, Arm.BACKDOOR, None, frozenset())
+    over_domains = Tested(Contrast.ALL_DOMAINS, Arm.BACKDOOR, None, frozenset())
     return {
         "hash": study.analysis_hash,
         "plans": [dict(one) for one in study.analysis_plans],

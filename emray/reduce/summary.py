@@ -30,6 +30,7 @@ from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows, csv_bytes, json_value, parquet_bytes
 from emray.reduce.inputs import FORMAT, STAGES
 from emray.reduce.membership_rows import membership_predictors, membership_rows, read_known, roc_rows
+from emray.reduce.paired_rows import paired_rows
 from emray.reduce.planned import plan_facts, with_planned
 from emray.reduce.provenance import provenance
 from emray.reduce.reliability import agreement_rows, corrected_rows
@@ -38,7 +39,7 @@ from emray.reduce.steering_rows import steering_rows
 from emray.reduce.study import Study, load_study
 from emray.reduce.tally import AnswerTally, tally
 from emray.reduce.transfer_rows import transfer_rows
-from emray.reduce.variant_rows import arm_dose_rows, specificity_rows
+from emray.reduce.variant_rows import arm_dose_rows, arm_dose_trend_rows, specificity_rows
 from emray.store import AdapterRecord, Store
 
 _LIBRARIES = ("numpy", "scipy", "statsmodels", "pyarrow")  # those that the numbers here depend on
@@ -86,6 +87,8 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
         schema.TRAJECTORIES: trajectories(study, counts),
         schema.SPECIFICITY: specificity_rows(reduced.estimates),
         schema.ARM_DOSES: arm_dose_rows(reduced.estimates),
+        schema.ARM_DOSE_TRENDS: arm_dose_trend_rows(reduced.estimates),
+        schema.PAIRED: paired_rows(reduced.estimates),
         schema.ATTRIBUTES: attribute_rows(reduced.estimates),
     }
 

@@ -4,17 +4,20 @@ Not for the trigger's effect as such (effects.py) or for doses that a probe trai
 is the headline estimate of its place, as the taxonomy has it; differences are paired by training run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from emray.records import USUAL_CONDITIONS, Condition, Place
+from emray.records import USUAL_CONDITIONS, Arm, Condition, Place
 from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows
 from emray.reduce.study import Prompted, Study
+from emray.spec import DosePoint
 from emray.stats.contrasts import equal_drops_p, paired_t
+from emray.stats.intervals import t_interval
 from emray.stats.multiplicity import holm
+from emray.stats.trend import page_trend, slopes
 
 
 def specificity_rows(estimates: Estimates) -> Rows:
@@ -89,3 +92,47 @@ def _dose_rows(estimates: Estimates, place: Place) -> Iterator[dict[str, Any]]:
                 "ci_low": rate.low,
                 "ci_high": rate.high,
             }
+
+
+def arm_dose_trend_rows(estimates: Estimates) -> Rows:
+    """How the rate moves along the numbers of one knob, run by run; Holm over an entry's domains and conditions."""
+    study, rows = estimates.study, []
+    points: dict[Arm, list[DosePoint]] = {}
+    for point in study.crossing.dose_points if not study.imported else ():
+        if len(point.doses) == 1 and not isinstance(point.doses[0][1], str):
+            points.setdefault(point.family, []).append(point)
+    for family in points.values():
+        for model in dict.fromkeys(place.model for place in study.places):
+            found = list(_trends(estimates, model, sorted(family, key=_dose)))
+            for row, adjusted in zip(found, holm([row["p"] for row in found]), strict=True):
+                rows.append(row | {"p_holm": float(adjusted)})
+    return rows
+
+
+def _dose(point: DosePoint) -> float:
+    return float(point.doses[0][1])
+
+
+def _trends(estimates: Estimates, model: str, points: Sequence[DosePoint]) -> Iterator[dict[str, Any]]:
+    study, doses = estimates.study, [_dose(point) for point in points]
+    shared = [one for one in study.conditions if all(one in study.conditions_of(point.arm) for point in points)]
+    for place in study.places_of(model, points[0].arm):
+        for condition in shared:
+            by_dose = [_rates_of_runs(estimates, Prompted(place._replace(arm=p.arm), condition)) for p in points]
+            seeds = sorted(set().union(*by_dose))
+            table = np.array([[rates.get(seed, np.nan) for rates in by_dose] for seed in seeds])
+            trend, along = page_trend(table), slopes(table, doses)
+            change = t_interval((doses[-1] - doses[0]) * along, level=study.level)
+            yield {
+                "model": model, "domain": place.domain, "condition": str(condition),
+                "family": str(points[0].family), "knob": points[0].doses[0][0], "n_doses": len(doses),
+                "dose_low": doses[0], "dose_high": doses[-1], "n_seeds": trend.num_units,
+                "n_incomplete": len(seeds) - trend.num_units, "change": change.estimate, "ci_low": change.low,
+                "ci_high": change.high, "page_l": trend.statistic, "z": trend.z, "p": trend.p,
+                "exact": "yes" if trend.exact else "no",
+            }  # fmt: skip
+
+
+def _rates_of_runs(estimates: Estimates, one: Prompted) -> dict[int, float]:
+    study, rates = estimates.study, estimates.cells(one).seed_rates
+    return {study.cells[index].seed: float(rate) for index, rate in zip(study.places[one.place], rates, strict=True)}

@@ -5,9 +5,10 @@ exists is valid, and every field of it is used; `identity()` methods name the fi
 say only how to compute it.
 """
 
-from emray.spec.analysis import AnalysisSpec, Contrast, PredictionSpec
+from emray.spec.analysis import AnalysisSpec, Contrast, PredictionSpec, Tested
 from emray.spec.arm import ArmSpec
 from emray.spec.arm_recipe import BAD, BENIGN, ArmRecipe, RowPart, TriggeredRows, usual_recipe
+from emray.spec.comparing import Pair, PairFamily, Side
 from emray.spec.crossing import Crossing, DosePoint, PromptRules
 from emray.spec.direction_fields import SteeringSpec
 from emray.spec.domain import DomainSpec
@@ -61,6 +62,8 @@ __all__ = [
     "JudgeSpec",
     "MembershipSpec",
     "ModelSpec",
+    "Pair",
+    "PairFamily",
     "PredictionSpec",
     "PredictorsSpec",
     "ProbesSpec",
@@ -72,9 +75,11 @@ __all__ = [
     "RowRecipe",
     "RuleSpec",
     "Section",
+    "Side",
     "SourceSpec",
     "SteeringSpec",
     "Sweep",
+    "Tested",
     "TrainSpec",
     "TransferSpec",
     "TriggerSpec",

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, PlainSerializer, field_validator, model_validator
 
 from emray.records import NO_DOMAIN, USUAL_CONDITIONS, Arm, Condition, Place, key_of
-from emray.spec.analysis import AnalysisSpec, MarginsSpec
+from emray.spec.analysis import AnalysisSpec, MarginsSpec, PredictionSpec
 from emray.spec.arm import ArmSpec
+from emray.spec.comparing import PairFamily, pair_families
 from emray.spec.crossing import ARMS_GIVEN, Crossing, PromptRules, arms_said, crossed
 from emray.spec.deepspeed import read_settings
 from emray.spec.domain import DomainSpec
@@ -107,6 +108,7 @@ class Sweep(Section):
     @model_validator(mode="after")
     def _arms_meet_conditions(self) -> "Sweep":
         self.crossing()
+        self.pair_families()
         return self
 
     @model_validator(mode="after")
@@ -129,7 +131,18 @@ class Sweep(Section):
                     f"analysis.predicted.{number} is about condition {str(one.condition)!r}, which is none of "
                     f"{', '.join(known)}"
                 )
+            if one.against is not None and not self._compares(one):
+                raise ValueError(
+                    f"analysis.predicted.{number} is about {one.test} that are not compared ({one.arm}, "
+                    f"{one.condition}, against {one.against}); put them into analysis.compare"
+                )
         return self
+
+    def _compares(self, prediction: PredictionSpec) -> bool:
+        """Whether its two sides are among the pairs."""
+        asked = (prediction.test, (prediction.arm, prediction.condition), prediction.against)
+        pairs = [pair for family in self.pair_families() for pair in family.pairs]
+        return asked in [(pair.test, pair.first, pair.against) for pair in pairs]
 
     @model_validator(mode="after")
     def _probes_are_of_this_sweep(self) -> "Sweep":
@@ -212,6 +225,10 @@ class Sweep(Section):
         """Its arms one by one, and the conditions that each of them meets."""
         return crossed(self.arms, self.prompt_rules)
 
+    def pair_families(self) -> tuple[PairFamily, ...]:
+        """Which arms and conditions are held against one another."""
+        return pair_families(self.analysis, self.arms, self.crossing())
+
     @property
     def margins(self) -> MarginsSpec:
         return self.analysis.margins if self.analysis else MarginsSpec()
@@ -222,7 +239,7 @@ class Sweep(Section):
             return None
         rule = self.reduce.rules[self.reduce.rule].model_dump(mode="json")
         told = {"rule": self.reduce.rule, "rule_is": rule, "confidence": self.reduce.confidence}
-        return key_of("analysis", self.analysis.model_dump(mode="json") | told)
+        return key_of("analysis", self.analysis.document | told)
 
     def seeds_at(self, place: Place, num_seeds: Mapping[Place, int]) -> list[int]:
         """The seeds of a place: those named, or the first so many of an adaptive sweep."""

@@ -44,6 +44,13 @@ def filled(table_sq: Floats) -> Floats:
     return complete
 
 
+def row_means(table_sq: Floats) -> Floats:
+    """Mean over questions per seed [S], gaps left out; NaN for a seed with gaps alone."""
+    there = np.isfinite(table_sq)
+    tops, num = np.where(there, table_sq, 0.0).sum(axis=1), there.sum(axis=1)
+    return np.divide(tops, num, out=np.full(len(tops), np.nan), where=num > 0)
+
+
 def seed_means(sums_sq: ArrayLike, totals_sq: ArrayLike) -> Floats:
     """Question-standardised mean per seed [S]; NaN where a seed has no answer."""
     table = filled(question_means(sums_sq, totals_sq))
