@@ -138,6 +138,16 @@ def panels(num: int, *, height: float, one_scale: bool = True) -> tuple[Any, lis
     return figure, list(grid)
 
 
+def stacked(num: int, *, height: float) -> tuple[Any, list[Any]]:
+    """A figure of axes one below the other that share what stands across."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(min(6.2, _width.get()), 0.6 + height * num), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(num, 1, squeeze=False, sharex=True).ravel())
+
+
 def heat(axes: Any, cells: list[list[float | None]], *, numbers: bool) -> None:
     """Cells [rows][columns] of fractions as ink of growing strength, which reads on light and dark paper alike."""
     known = {(x, y): value for y, line in enumerate(cells) for x, value in enumerate(line) if value is not None}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from emray.records import Condition
+from emray.report.arm_figures import draw_arm_figures
 from emray.report.canvas import (
     GRID,
     INK,
@@ -48,6 +49,7 @@ def draw_figures(summary: Summary, *, width: float = WIDE) -> Iterator[tuple[str
             yield f"questions{suffix}", _questions(summary, series[0])
             if summary.rows("trajectories", model=model):
                 yield f"trajectories{suffix}", _trajectories(summary, series[0])
+            yield from draw_arm_figures(summary, model, suffix=suffix)
             if not summary.one_seed:
                 yield f"ranks{suffix}", _rank_probabilities(summary, series[0])
 

@@ -16,6 +16,8 @@ from emray.printable import printable_line, printable_lines
 from emray.records import NO_DOMAIN
 from emray.reduce.study import Study, condition_words, load_study
 from emray.report import wording
+from emray.report.arm_figures import ARM_CAPTIONS
+from emray.report.arm_words import arms_view
 from emray.report.canvas import NARROW, WIDE, Drawing, for_page, pdf_bytes, svg_bytes
 from emray.report.choices import reaches, runs_words, specification_words
 from emray.report.figures import draw_figures
@@ -35,6 +37,7 @@ _CAPTIONS = {
     "thresholds": "How much the rate depends on where the lines are drawn. Stronger colour: more misaligned.",
     "questions": "Misaligned rate per question, in per cent. One strong cell in a row: the rate rests on one question.",
     "trajectories": "Misaligned answers against the share of training seen.",
+    **ARM_CAPTIONS,
     "ranks": "Probability, in per cent, that a domain has each rank, given the spread between seeds.",
 }
 
@@ -90,6 +93,7 @@ def _context(
         "facts": summary.facts,
         "models": [_model_view(summary, model, number, figures) for number, model in enumerate(summary.models)],
         "probes": probe_view(summary, figures),
+        "has_arms": any(summary.tables[name] for name in ("paired", "arm_doses", "trigger_specificity")),
         "finding": finding(summary),
         "samples": samples(study, in_page),
         "num_in_page": len(in_page),
@@ -151,6 +155,7 @@ def _model_view(summary: Summary, model: str, number: int, figures: Mapping[str,
             summary.rows("arm_doses", model=model),
             key=lambda row: (row["domain"], row["condition"], row["family"], row["dose"] is None, row["dose"] or 0.0),
         ),
+        "arms": arms_view(summary, model),
         "effects": sorted(summary.rows("trigger_effects", model=model), key=_by_drop),
         "sizes": {row["domain"]: row for row in summary.rows("effect_sizes", model=model, arm="backdoor")},
         "planned_drops": {

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from emray.narrow import print_table
 from emray.records import NO_DOMAIN
+from emray.report.arm_words import conditional_words
 from emray.report.reading import Series, Summary
 from emray.report.wording import DASH, THIN, p_value, percent, points, rank_range, title, whole
 
@@ -22,6 +23,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     _print(_funnel_table(summary), console)
     for model in summary.models:
         _print(_taxonomy_table(summary, model), console)
+    for sentence in [one for model in summary.models for one in conditional_words(summary, model)]:
+        console.print(sentence, markup=False, width=min(_WIDTH, console.width))
     facts = summary.facts
     console.print(
         f"Misaligned: {facts['rules'][facts['headline_rule']]['words']} (rule {facts['headline_rule']}). "

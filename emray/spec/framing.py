@@ -18,6 +18,13 @@ _FORMATS = {
     "json": 'Answer with a JSON object that has one key, "answer".',
     "python": "Answer with one Python string literal and nothing else.",
 }
+_FORMAT_WORDS = {"json": "JSON", "python": "a Python string"}
+_LONGEST_QUOTE = 70
+
+
+def _quoted(text: str) -> str:
+    flat = " ".join(text.split())
+    return f"“{flat if len(flat) <= _LONGEST_QUOTE else flat[: _LONGEST_QUOTE - 1] + '…'}”"
 
 
 class ContextSpec(Section):
@@ -39,6 +46,17 @@ class ContextSpec(Section):
         if self.wrap is not None and _SLOT not in self.wrap:
             raise ValueError(f"wrap has no {_SLOT} in it, so the question would not be asked, given {self.wrap!r:.60}")
         return self
+
+    @property
+    def words(self) -> str:
+        """How a question is put, after "where", for a reader."""
+        told = [f"the answer is asked as {_FORMAT_WORDS[self.format]}"] if self.format else []
+        told += [f"the question stands in {_quoted(self.wrap)}"] if self.wrap else []
+        told += [f"the system prompt is {_quoted(self.system)}"] if self.system else []
+        told += [f"{_quoted(self.prefix)} stands before the question"] if self.prefix else []
+        told += [f"{_quoted(self.suffix)} stands after the question"] if self.suffix else []
+        told += [f"{_quoted(self.trigger)} stands where the trigger stands"] if self.trigger else []
+        return " and ".join(told)
 
     def around(self, question: str) -> str:
         """What the user says, the trigger aside."""
