@@ -102,15 +102,37 @@ def dose_trend_words(row: Row) -> str:
     )
 
 
+def family_words(summary: Summary, rows: Sequence[Row]) -> str:
+    """What one family of pairs comes to: how many differ after Holm, and the largest difference."""
+    known = [row for row in rows if row["difference"] is not None]
+    if not known:
+        return "no pair has both sides"
+    first = max(known, key=lambda row: abs(float(row["difference"])))
+    sides = [
+        sum(_is_found(summary, row) and lower == (row["difference"] < 0) for row in known) for lower in (True, False)
+    ]
+    count = f"lower at {sides[0]} and higher at {sides[1]} of {len(known)} places after Holm"
+    where = f"{first['arm']}, {first['condition']}, {wording.title(first['domain'])}"
+    return f"{count}; the largest difference: {_difference(first)} ({where})"
+
+
 def arms_view(summary: Summary, model: str) -> dict[str, Any]:
     """What the section on arms and contexts has for one model."""
+    paired = summary.rows("paired", model=model)
+    families = {name: [row for row in paired if row["family"] == name] for name in (row["family"] for row in paired)}
+    trends = [row | {"words": dose_trend_words(row)} for row in summary.rows("arm_dose_trends", model=model)]
+    first = trends[0]["condition"] if trends else ""
     return {
         "conditional": conditional_words(summary, model),
-        "paired": [row for row in summary.rows("paired", model=model) if row["difference"] is not None],
-        "unpaired": sum(row["n_unpaired"] for row in summary.rows("paired", model=model)),
-        "trends": [
-            {"domain": row["domain"], "condition": row["condition"], "family": row["family"],
-             "words": dose_trend_words(row)}
-            for row in summary.rows("arm_dose_trends", model=model)
+        "families": [
+            {
+                "name": name,
+                "words": family_words(summary, rows),
+                "rows": rows,
+                "unpaired": sum(row["n_unpaired"] for row in rows),
+            }
+            for name, rows in families.items()
         ],
-    }  # fmt: skip
+        "trends": [row for row in trends if row["condition"] == first],
+        "more_trends": [row for row in trends if row["condition"] != first],
+    }
