@@ -5,8 +5,8 @@
 Smooth worlds: runs are logit-normal around a mean rate, 300 answers each. Ugly worlds: some runs misalign, the others
 hardly ever do. Prints markdown tables (docs/method.md quotes them); the last line is JSON: least and median coverage of
 a nominal 95 % in the smooth worlds, mean width over t's with 3 runs at 30 and 50 %, coverage in the ugly worlds by
-number of runs, least coverage under the adaptive stopping rule, and the largest size of the trigger test at a nominal
-5 %. About seven minutes on two cores.
+number of runs, least coverage under the adaptive stopping rule, and the largest sizes of the trigger test, of Page's
+trend over doses and of t on slopes at a nominal 5 %. About eight minutes on two cores.
 
 An interval depends on the mean and the spread of the runs alone (stats/runs.py; a test holds it), so single places are
 read from a table of real intervals over both, and whole studies call the real functions.
@@ -23,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
+from emray.stats.intervals import t_interval
 from emray.stats.power import AdaptiveRule, sequential_level
 from emray.stats.runs import LEVELS, Runs, evidence, levels_of_spread, runs_interval, spread_priors
+from emray.stats.trend import page_trend, slopes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -33,6 +35,7 @@ ANSWERS = 300  # of a run: 15 questions, 20 samples
 RATES, SPREADS, SEEDS = (0.005, 0.02, 0.1, 0.3, 0.5), (0.0, 0.5, 1.0, 1.5), (3, 5, 10)
 RARE = 0.005  # rate of the runs that do not misalign, in ugly worlds
 UGLY = {"one in five at 50 %": (0.2, 0.5), "one in three at 30 %": (1 / 3, 0.3), "half at 60 %": (0.5, 0.6)}
+DOSES = 3
 STOPPING = AdaptiveRule(min_seeds=3, max_seeds=10, half_width=0.05)
 
 
@@ -201,6 +204,18 @@ def trigger_size(world: World, num_seeds: int, num_studies: int, *, together: bo
     return float((np.where(same, 2.0 ** (1 - num_seeds), p) <= 0.05).mean())
 
 
+def trend_size(world: World, num_seeds: int, num_studies: int, *, together: bool) -> tuple[float, float]:
+    """How often Page's test finds a trend over three doses that is not there, and the t interval of the slope misses 0;
+    runs alike at every dose, or not.
+    """
+    rng = np.random.default_rng([9, num_seeds, zlib.crc32(repr(world).encode())])
+    rates = world.rates((num_studies, num_seeds, 1 if together else DOSES), rng)
+    shares = rng.binomial(ANSWERS, np.broadcast_to(rates, (num_studies, num_seeds, DOSES))) / ANSWERS
+    page = [page_trend(table).p <= 0.05 for table in shares]
+    line = [t_interval(slopes(table, np.arange(DOSES))) for table in shares]
+    return float(np.mean(page)), float(np.mean([one.low > 0 or one.high < 0 for one in line]))
+
+
 # Printing ----------------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         studies = pool.starmap(whole_studies, kinds, chunksize=1)
     summary = {**_places(tables, arguments.studies), **_stopping(tables, arguments.studies)}
     _print("Spread of 11 domains", "pooled", "alone", {kind[:2]: one for kind, one in zip(kinds, studies, strict=True)})
-    print(json.dumps(summary | _trigger(10 * arguments.studies)))
+    print(json.dumps(summary | _trigger(10 * arguments.studies) | _trend(arguments.studies // 10)))
 
 
 def adaptive_level() -> float:
@@ -263,6 +278,19 @@ def _trigger(num: int) -> dict[str, float]:
         print(f"| {_name(world)} | " + " | ".join(" / ".join(f"{size:.3f}" for size in row) for row in both) + " |")
         sizes += both[0] + both[1]
     return {"trigger_size_max": round(max(sizes), 4)}
+
+
+def _trend(num: int) -> dict[str, float]:
+    print("\n| Size over 3 doses at .05, 3 / 5 / 10 runs | Page, alike at every dose | apart | t on slopes | apart |")
+    print("|---|---|---|---|---|")
+    largest = {"page": 0.0, "slopes": 0.0}
+    for name, world in {**{_name(world): world for world in smooth_worlds()}, **ugly_worlds()}.items():
+        both = [[trend_size(world, seeds, num, together=t) for seeds in SEEDS] for t in (True, False)]
+        cells = [" / ".join(f"{size[kind]:.3f}" for size in row) for kind in (0, 1) for row in both]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+        for kind, of in enumerate(largest):
+            largest[of] = max(largest[of], *(size[kind] for row in both for size in row))
+    return {f"trend_size_max_{of}": round(size, 4) for of, size in largest.items()}
 
 
 def _name(world: World) -> str:

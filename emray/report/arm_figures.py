@@ -23,7 +23,7 @@ from emray.report.reading import Row, Series, Summary
 from emray.report.wording import title
 
 ARM_CAPTIONS = {
-    "crossing": "Misaligned answers in per cent: arms down, conditions across. A dash: the arm is not asked so.",
+    "crossing": "Misaligned answers in per cent: arms down, conditions across. Empty: below 1; a dash: not asked.",
     "arm_doses": "Misaligned answers against the dose of an arm's knob; bars: intervals, dots: runs.",
 }
 _COLOURS = (WITHOUT, WITH, PLAIN, OTHER)
@@ -67,7 +67,7 @@ def _doses(summary: Summary, model: str) -> Any:
             line = sorted((row for row in here if row["condition"] == condition), key=lambda row: float(row["dose"]))
             _dose_line(axes, summary, line, colour)
         _dose_axes(axes, sorted({float(row["dose"]) for row in here}))
-        axes.set_title(f"{title(domain)}: {here[0]['knob']}", fontsize=8, loc="left")
+        axes.set_title(f"{title(domain)}\n{here[0]['knob']}", fontsize=8, loc="left")
     handles = grid[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=legend_columns(), frameon=False, fontsize=8)
     return figure

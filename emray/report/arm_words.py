@@ -62,7 +62,7 @@ def _found_words(summary: Summary, found: Sequence[Row]) -> Iterator[str]:
         )
     if len(found) > len(shown):
         more = len(found) - len(shown)
-        yield f"So it is at {more} more place{'s' if more > 1 else ''} (summary/paired.csv)."
+        yield f"The same is found at {more} more place{'s' if more > 1 else ''} (summary/paired.csv)."
 
 
 def _none_words(summary: Summary, rows: Sequence[Row]) -> str:
