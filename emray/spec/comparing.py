@@ -73,10 +73,11 @@ def _usual(arms: Mapping[Arm, ArmSpec], crossing: Crossing) -> Iterator[CompareS
 
 
 def _family(one: CompareSpec, crossing: Crossing) -> PairFamily:
-    first, second = one.arms or one.conditions or ()
-    found = _arm_pairs(one, crossing) if one.arms else _condition_pairs(one, crossing)
-    kept = [pair for pair in found if not one.only or (pair.first[1 if one.arms else 0] in one.only)]
-    return PairFamily(f"{first} against {second}", tuple(kept))
+    if one.arms:
+        kept = [pair for pair in _arm_pairs(one, crossing) if not one.only or pair.first.condition in one.only]
+    else:
+        kept = [pair for pair in _condition_pairs(one, crossing) if not one.only or pair.first.arm in one.only]
+    return PairFamily(" against ".join(one.arms or one.conditions or ()), tuple(kept))
 
 
 def _arm_pairs(one: CompareSpec, crossing: Crossing) -> Iterator[Pair]:

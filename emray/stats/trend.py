@@ -60,10 +60,11 @@ def _exact_p(ranks_sd: Floats, distance: float) -> float:
     for ranks in ranks_sd:
         sums = Counter((np.array(list(permutations(ranks))) @ order).round(6).tolist())
         total = sum(sums.values())
-        grown: Counter[float] = Counter()
+        grown: dict[float, float] = {}
         for reached, chance in chances.items():
             for step, number in sums.items():
-                grown[round(reached + step, 6)] += chance * number / total
+                place = round(reached + step, 6)
+                grown[place] = grown.get(place, 0.0) + chance * number / total
         chances = grown
     return min(1.0, sum(chance for reached, chance in chances.items() if abs(reached) >= distance - _TIE))
 
