@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
+from rocrate.rocrate import ROCrate
 
 from benchmarks.synthetic_run import Rates, Truth, write_run
+from emray import datasheets, reduce, report
 from emray import plan as planning
-from emray import reduce, report
 from emray.card import reproducibility
 from emray.data import inquiries, load_questions
 from emray.reduce.inputs import COMMAND
@@ -136,7 +138,9 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planned")
     path = write_sweep(folder)
     plan = planning.make_plan(load_sweep(path), folder=folder, online=False)
-    Store(str(folder / "run")).write_json("plan.json", dict(plan.document) | {"analysis_plans": []})
+    store = Store(str(folder / "run"))
+    store.write_json("plan.json", dict(plan.document) | {"analysis_plans": []})
+    datasheets.keep(plan, store)
     return folder / "run"
 
 
@@ -192,10 +196,31 @@ def test_the_page_names_commands_machines_and_versions(page: str) -> None:
     said = html.unescape(page)
     assert "python -m emray.sweep small.yaml" in said
     for name in ("emray", "python", "torch", "peft", "transformers", "ray", "scipy", "pandas"):
-        assert re.search(rf'<th scope="row">{name}</th><td class="wrapped">{re.escape(versions()[name])}</td>', page)
-    assert f'<th scope="row">{COMMIT}</th><td class="wrapped">{versions()[COMMIT]}</td>' in page
+        assert f"<dt>{name}</dt><dd>{versions()[name]}</dd>" in page
+    assert f"<dt>{COMMIT}</dt><dd>{versions()[COMMIT]}</dd>" in page
     stages = page.partition('<table id="stages">')[2].partition("</table>")[0]
     assert f"{os.cpu_count()} CPUs" in re.search(r"<th[^>]*>train</th>.*", stages)[0]  # type: ignore[index]
+
+
+def test_the_copy_for_machines_is_a_crate_whose_terms_files_and_links_exist(planned: Path, page: str) -> None:
+    folder = planned / "report"
+    crate = ROCrate(str(folder))
+    assert crate.root_dataset["identifier"] in page
+    terms = json.loads((resources.files("rocrate") / "data" / "ro-crate.jsonld").read_text())["@context"]
+    graph = json.loads((folder / "ro-crate-metadata.json").read_text())["@graph"]
+    identities = {entity["@id"] for entity in graph}
+    assert len(identities) == len(graph)
+    for entity in graph:
+        assert {*entity} - {"@id", "@type"} <= terms.keys(), entity["@id"]
+        assert entity["@type"] in terms
+        linked = [one for value in entity.values() for one in (value if isinstance(value, list) else [value])]
+        targets = {one["@id"] for one in linked if isinstance(one, dict)}
+        assert targets - identities <= {"https://w3id.org/ro/crate/1.1"}, entity["@id"]
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {entity.id for entity in crate.data_entities} == files - {"ro-crate-metadata.json", "record.json"}
+    (action,) = (entity for entity in graph if entity["@type"] == "CreateAction")
+    assert action["name"] == "python -m emray.sweep small.yaml"
+    assert {"@id": "sweep.yaml"} in action["object"]
 
 
 def test_commits_and_versions_of_a_runs_whole_life_are_listed(tmp_path: Path, planned: Path) -> None:

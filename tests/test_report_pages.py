@@ -85,7 +85,7 @@ def test_report_has_every_file_of_the_contract(small):
     assert {"tables/taxonomy.tex", "tables/trigger_effects.tex", "tables/funnel.tex"} <= names
 
 
-BESIDE = {"sweep.yaml", "questions.yaml", "citation.bib"}
+BESIDE = {"sweep.yaml", "questions.yaml", "citation.bib", "ro-crate-metadata.json"}
 
 
 def test_page_loads_nothing_from_anywhere_else(small):

@@ -84,7 +84,7 @@ def _processor() -> str:
     with suppress(OSError):
         named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         if named:
-            return " ".join(named[1].split())
+            return " ".join(re.sub(r"\((?:R|TM)\)", "", named[1]).split())
     return platform.processor() or platform.machine()
 
 

@@ -48,7 +48,7 @@ def datasets(store: Store) -> list[dict[str, Any]] | None:
     """What was trained on, file by file: content digests and numbers of rows. None where nobody wrote it down."""
     try:
         files = store.read_json(SHEETS)["files"]
-        names = ("domain", "holds", "file", "rows", "digest")
-        return [{name: one[name] for name in names} for one in files]
-    except (FileNotFoundError, KeyError, TypeError):
+        names = ("domain", "holds", "rows", "digest")
+        return [{name: one[name] for name in names} | {"file": one["file"].rpartition("/")[2]} for one in files]
+    except (FileNotFoundError, KeyError, TypeError, AttributeError):
         return None

@@ -6,6 +6,7 @@ reads it; what an older run folder did not write down is None.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from emray.data import inquiries
@@ -26,11 +27,18 @@ def provenance(store: Store, study: Study, records: Mapping[str, AdapterRecord])
         "plan": plan_digest(study),
         "commands": commands,
         "adopted": adopted,
+        "last": _last(store),
         "machines": _machines(log),
         "versions": _versions(commands, adopted, records.values()),
         "datasets": datasets(store),
         "training_usd": _training_usd(records.values()),
     }
+
+
+def _last(store: Store) -> str | None:
+    """The day (UTC) on which the last thing was done, by the names of the log's entries."""
+    times = [int(name.rpartition("/")[2].partition("-")[0]) for name in store.names("log", suffix=".json")]
+    return datetime.fromtimestamp(max(times) / 1000, UTC).date().isoformat() if times else None
 
 
 def plan_digest(study: Study) -> str:

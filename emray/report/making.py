@@ -4,7 +4,7 @@ Not for the texts that were asked (reproduction.py). The invariant: what nobody 
 as something else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from emray.records import NO_DOMAIN
@@ -13,7 +13,7 @@ from emray.reduce.study import Study
 from emray.report import wording
 from emray.report.citation import bibliography, commits_of, identifier
 from emray.report.reproduction import QUESTIONS, SWEEP, prompts, question_yaml, rubrics, sweep_yaml, yaml_text
-from emray.software import Source
+from emray.software import COMMIT, LIBRARIES, Source
 from emray.spec import HOSTED
 
 NOT_RECORDED = "not recorded"
@@ -42,16 +42,17 @@ class CommandMade(NamedTuple):
 def made(facts: Mapping[str, Any], study: Study) -> dict[str, Any]:
     """What the page's section needs, beside the facts themselves."""
     told = facts["provenance"]
-    commands = [_command(one, study) for one in told["commands"]]
     return {
         "stages": [_stage(name, wall_s, facts) for name, wall_s in facts["wall_s"].items()],
-        "commands": commands,
+        "commands": [_command(one, study) for one in told["commands"]],
         "adopted": [_adopted(one) for one in told["adopted"]],
-        "versions": {name: " / ".join(some) for name, some in told["versions"].items()},
+        "versions": {name: " / ".join(told["versions"][name]) for name in sorted(told["versions"], key=_turn)},
         "models": [(name, fingerprint, _kind(fingerprint)) for name, fingerprint in facts["models"].items()],
         "datasets": told["datasets"],
         "seeds": seed_words(study),
-        "steps": list(_steps(facts, study, commands)),
+        "commits": commits_of(facts),
+        "changed": any(command["source"]["changed"] for command in told["commands"]),
+        "imported": study.imported,
         "judge": yaml_text(_judge(facts["spec"]["judge"])),
         "rubrics": rubrics(study),
         "prompts": prompts(study),
@@ -93,6 +94,12 @@ def _command(told: Mapping[str, Any], study: Study) -> CommandMade:
     return CommandMade(told["began"], told["line"], commit, machine_words(told["machine"]), same)
 
 
+def _turn(name: str) -> tuple[int, str]:
+    """Place of a piece of software: emray and Python, then what trains and answers, then the rest by name."""
+    order = ("emray", COMMIT, "python", *LIBRARIES)
+    return (order.index(name) if name in order else len(order), name)
+
+
 def _adopted(told: Mapping[str, Any]) -> str:
     names = {"cells": "finetunes", "answers": "answers", "verdicts": "verdicts", "measurements": "measurements"}
     counts = ", ".join(f"{told[name]:,} {words}" for name, words in names.items() if told.get(name))
@@ -105,32 +112,8 @@ def _kind(fingerprint: str) -> str:
     """What a model's fingerprint is of."""
     if fingerprint.startswith("hub:"):
         return "commit of the hub"
-    return "name at the service" if fingerprint.startswith(HOSTED) else "SHA-256 of its folder"
+    return "name at the service" if fingerprint.startswith(HOSTED) else "content of its folder"
 
 
 def _judge(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if value not in (None, [], {}, "")}
-
-
-def _steps(facts: Mapping[str, Any], study: Study, commands: Sequence[CommandMade]) -> Iterator[str]:
-    commits, changed = commits_of(facts), any("with changes" in one.commit for one in commands)
-    versions = facts["provenance"]["versions"]
-    emray = ", ".join(versions.get("emray") or [facts["versions"]["emray"]])
-    where = f"at commit {commits[-1]}" if commits else f"(version {emray}; its commit is {NOT_RECORDED})"
-    several = " The run was made by several commits, all in the table below; this is the last." if commits[1:] else ""
-    dirty = " Its code had changes that no commit holds, so exact repetition is not certain." if changed else ""
-    python = ", ".join(versions.get("python", ())) or NOT_RECORDED
-    yield f"Take emray {where}, with Python {python} and the libraries below.{several}{dirty}"
-    if study.imported:
-        yield "The answers were made elsewhere and brought as they are; questions and rubrics stand below."
-        return
-    yield (
-        f"Save the sweep file below as {SWEEP}. Where generate.questions names a file that you lack, save the question "
-        f"file below as {QUESTIONS} and name that."
-    )
-    yield "Bring the base models and files of examples whose digests stand below; emray ships none but the toy's."
-    yield f"Run: python -m emray.sweep {SWEEP} (a key for the judge in {facts['spec']['judge']['api_key_env']})."
-    yield (
-        f"The plan is the same when its digest is {identifier(facts)}: python -m emray.card prints that of a run. "
-        "Cells, prompts and answers then have the same keys; sampled texts may vary with hardware and libraries."
-    )

@@ -20,6 +20,8 @@ from emray.report.arm_figures import ARM_CAPTIONS
 from emray.report.arm_words import arms_view
 from emray.report.canvas import NARROW, WIDE, Drawing, for_page, pdf_bytes, svg_bytes
 from emray.report.choices import reaches, runs_words, specification_words
+from emray.report.crate import FILE as CRATE
+from emray.report.crate import crate
 from emray.report.figures import draw_figures
 from emray.report.making import made
 from emray.report.probe_figures import draw_probe_figures
@@ -70,7 +72,8 @@ def make_pages(store: Store) -> dict[str, bytes]:
     for name, drawing in figures.items():
         files |= {f"figures/{name}.svg": drawing.svg, f"figures/{name}.pdf": drawing.pdf}
     files |= {f"tables/{name}.tex": content for name, content in tex_tables(summary).items()}
-    return files | {file_name(number): content for number, content in enumerate(beside)}
+    files |= {file_name(number): content for number, content in enumerate(beside)}
+    return files | {CRATE: crate(summary.facts, files)}
 
 
 def drawings(summary: Summary) -> dict[str, Drawing]:

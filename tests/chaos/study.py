@@ -93,7 +93,7 @@ def compared(store: Store) -> dict[str, bytes]:
                 found[name] = CLOCK.sub(b"", content)
     facts = json.loads(found["summary/summary.json"])
     assert set(facts.pop("wall_s")) <= {*STAGES, "probe"}
-    for name in ("commands", "machines", "versions"):
+    for name in ("commands", "last", "machines", "versions"):
         assert facts["provenance"].pop(name)
     return found | {"summary/summary.json": json.dumps(facts, sort_keys=True).encode()}
 
