@@ -7,6 +7,8 @@ and what is not known yet says so. The invariant: it only reads.
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emray import judge, probes, reduce
+from emray import plan as planning
 from emray.data import Missing, Questionnaire, judge_messages
 from emray.endpoint.prices import cost_usd, price_of
 from emray.hosted.bill import bills
@@ -23,11 +26,11 @@ from emray.judge import JudgeTask
 from emray.model.facts import num_parameters
 from emray.narrow import print_table
 from emray.plan import Plan
-from emray.records import Arm, Cell, Place
+from emray.records import Arm, Cell, Place, TrainJob
 from emray.reduce.design import Forecast
 from emray.spec import JudgeSpec, ResourcesSpec, Sweep
-from emray.stages import Generation, Judging, Training, is_trained_here
-from emray.store import AdapterRecord, Kind, Store
+from emray.stages import Training, is_trained_here
+from emray.store import AdapterRecord, Keys, Kind, Store, distinct
 from emray.train import cost
 
 _CHARACTERS_PER_TOKEN = 4.0  # the usual rule of thumb for English; corrected by stored usage once there is any
@@ -61,6 +64,44 @@ class JudgeEstimate(NamedTuple):
     num_verdicts: int = 0  # that these calls are for: answers that repeat one another share a call
 
 
+@dataclass(frozen=True)
+class Left:
+    """What a plan still lacks in a store. Looked up once: there are millions of keys."""
+
+    plan: Plan
+    store: Store
+
+    @cached_property
+    def jobs(self) -> tuple[TrainJob, ...]:
+        return tuple(Training(self.plan).missing(self.store))
+
+    @cached_property
+    def askable(self) -> Keys:
+        """Every answer, there or not, of the cells that can answer by now."""
+        return planning.wanted_answers(self.plan, planning.usable_cells(self.plan, self.store))
+
+    @cached_property
+    def num_answers(self) -> int:
+        """Answers that can be drawn by now, and those of cells that wait for training or for a direction."""
+        plan, ready = self.plan, len(self.askable.without(self.store.keys(Kind.GENERATIONS)))
+        untrained = {key for job in self.jobs for key in (job.cell.key, *dict(job.checkpoints).values())}
+        measured = self.store.keys(Kind.MEASUREMENTS)
+
+        def waits(cell: Cell) -> bool:
+            steering = plan.weights[cell.key].steering
+            if steering is None:
+                return cell.key in untrained
+            return steering.of in untrained or steering.direction not in measured
+
+        return ready + _answers_of(plan, list(filter(waits, plan.answering)))
+
+    @property
+    def verdicts(self) -> judge.Unjudged:
+        """Of the answers that are there."""
+        plan = self.plan
+        return judge.missing(self.store, inquiries=plan.inquiries, spec=plan.sweep.judge, generations=self.askable)
+
+
 def print_estimate(plan: Plan, store: Store, console: Console, *, missing: Sequence[Missing] = ()) -> None:
     """Print the dry run, at most 80 columns wide; `missing` are the files that something stands in for."""
     records = store.adapter_records()
@@ -75,16 +116,16 @@ def print_estimate(plan: Plan, store: Store, console: Console, *, missing: Seque
 
 def print_rest(plan: Plan, store: Store, console: Console) -> None:
     """What is planned and missing stage by stage, and what the missing takes."""
-    answers = _generation(plan, store)
-    verdicts = estimate_judging(plan, store)
+    left = Left(plan, store)
+    verdicts = estimate_judging(left)
     stages = [
-        _training(plan, store),
-        answers,
+        _training(left),
+        _generation(left),
         _judging(plan, verdicts),
         *_probing(plan, store),
     ]
     print_table(_stage_table(stages), console)
-    for line in _hosted_lines(plan, store):
+    for line in _hosted_lines(left):
         console.print(line, markup=False, soft_wrap=True)
     console.print(judge_line(plan.sweep.judge.model, verdicts), markup=False)
     if not plan.sweep.crossing().is_usual:
@@ -136,19 +177,23 @@ def _need(forecast: Forecast, points: float) -> float:
     return math.inf if forecast.seeds_needed is None else forecast.seeds_needed
 
 
-def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
+def estimate_judging(left: Left) -> JudgeEstimate:
     """Calls, tokens, cost (US dollars) and seconds of judging what the plan still lacks verdicts for.
 
     Answers that are there count exactly: equal requests once, those in the journal not at all. Answers still to come
     are taken to repeat one another as those do, and where there are none yet, not at all: then it is an upper bound.
     """
+    plan, store = left.plan, left.store
     spec, stored = plan.sweep.judge, _stored_answers(store)
-    unjudged = Judging(plan).missing(store)
-    asked = {task.key: sum(len(message.content) for message in task.messages) for task in unjudged}
+    asked: dict[str, int] = {}
+    num_unjudged = 0
+    for task in left.verdicts:
+        num_unjudged += 1
+        asked[task.key] = sum(len(message.content) for message in task.messages)
     for key in judge.journaled_keys(store):
         asked.pop(key, None)
     prompt, reply = _tokens_per_call(plan, store, stored)
-    to_come = _answers_to_come(plan, store) * len(spec.metrics)
+    to_come = left.num_answers * len(spec.metrics)
     unwritten = round(to_come * stored.share_distinct)
     calls = len(asked) + unwritten
     prompts = sum(asked.values()) / _CHARACTERS_PER_TOKEN + len(asked) * _TOKENS_AROUND + unwritten * prompt
@@ -159,7 +204,7 @@ def estimate_judging(plan: Plan, store: Store) -> JudgeEstimate:
     floors = [calls / rpm if rpm else 0.0, tokens / tpm if tpm else 0.0]
     seconds = max(floors) * _MINUTE_S if any(floors) else _seconds(store, "judge", calls)
     bound = unwritten > 0 and stored.num < _FEW_ANSWERS
-    return JudgeEstimate(calls, tokens, cost, 0.0 if calls == 0 else seconds, bound, len(unjudged) + to_come)
+    return JudgeEstimate(calls, tokens, cost, 0.0 if calls == 0 else seconds, bound, num_unjudged + to_come)
 
 
 def estimate_tasks(tasks: Iterable[JudgeTask], *, spec: JudgeSpec, paid: Set[str]) -> JudgeEstimate:
@@ -183,30 +228,14 @@ class _StoredAnswers(NamedTuple):
 
 def _stored_answers(store: Store) -> _StoredAnswers:
     hashes, num, characters = [np.empty(0, np.int64)], 0, 0
-    for part in store.iter_parts(Kind.GENERATIONS, columns=["question_id", "paraphrase", "answer"]):
-        rows = [row for row in zip(*part.to_pydict().values(), strict=True) if row[2] and row[2].strip()]
-        hashes.append(np.unique(np.fromiter(map(hash, rows), np.int64, len(rows))))
-        num += len(rows)
-        characters += sum(len(row[2]) for row in rows)
-    distinct = len(np.unique(np.concatenate(hashes)))
-    return _StoredAnswers(num, distinct / num if num else 1.0, characters / num if num else math.nan)
-
-
-def _answers_to_come(plan: Plan, store: Store) -> int:
-    """Answers that can be drawn by now, and those of cells that wait for training or for a direction."""
-    ready = sum(task.num_samples for task in Generation(plan).missing(store))
-    untrained = {
-        key for job in Training(plan).missing(store) for key in (job.cell.key, *dict(job.checkpoints).values())
-    }
-    measured = store.keys(Kind.MEASUREMENTS)
-
-    def waits(cell: Cell) -> bool:
-        steering = plan.weights[cell.key].steering
-        if steering is None:
-            return cell.key in untrained
-        return steering.of in untrained or steering.direction not in measured
-
-    return ready + _answers_of(plan, list(filter(waits, plan.answering)))
+    for whole in store.iter_parts(Kind.GENERATIONS, columns=["question_id", "paraphrase", "answer"]):
+        part = whole.filter(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(whole["answer"])), 0))
+        rows = zip(*part.to_pydict().values(), strict=True)
+        hashes.append(distinct(np.fromiter(map(hash, rows), np.int64, part.num_rows)))
+        num += part.num_rows
+        characters += pc.sum(pc.utf8_length(part["answer"])).as_py() or 0
+    num_distinct = len(distinct(np.concatenate(hashes)))
+    return _StoredAnswers(num, num_distinct / num if num else 1.0, characters / num if num else math.nan)
 
 
 def _answers_of(plan: Plan, cells: Sequence[Cell]) -> int:
@@ -289,15 +318,14 @@ def _state(plan: Plan, records: Mapping[str, AdapterRecord], cell: Cell) -> str:
     return "cached" if records[cell.key].trained else "failed"
 
 
-def _training(plan: Plan, store: Store) -> StageEstimate:
-    missing = sum(1 for _ in Training(plan).missing(store))
-    return StageEstimate("train", "cells", len(plan.jobs), missing, _seconds(store, "train", missing))
+def _training(left: Left) -> StageEstimate:
+    planned, missing = len(left.plan.jobs), len(left.jobs)
+    return StageEstimate("train", "cells", planned, missing, _seconds(left.store, "train", missing))
 
 
-def _generation(plan: Plan, store: Store) -> StageEstimate:
-    planned = _answers_of(plan, plan.answering)
-    missing = _answers_to_come(plan, store)
-    return StageEstimate("generate", "answers", planned, missing, _seconds(store, "generate", missing))
+def _generation(left: Left) -> StageEstimate:
+    planned, missing = _answers_of(left.plan, left.plan.answering), left.num_answers
+    return StageEstimate("generate", "answers", planned, missing, _seconds(left.store, "generate", missing))
 
 
 def _judging(plan: Plan, verdicts: JudgeEstimate) -> StageEstimate:
@@ -375,11 +403,10 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / _MINUTE_S:.0f} min" if seconds < 90 * _MINUTE_S else f"{seconds / 3600:.1f} h"
 
 
-def _hosted_lines(plan: Plan, store: Store) -> Iterator[str]:
+def _hosted_lines(left: Left) -> Iterator[str]:
     """What a service is to be paid for finetunes, and what it is given for that."""
-    sweep = plan.sweep
-    missing = list(Training(plan).missing(store))
-    for bill in bills(missing, datasets=plan.datasets, spec=sweep.hosted):
+    sweep = left.plan.sweep
+    for bill in bills(left.jobs, datasets=left.plan.datasets, spec=sweep.hosted):
         most = "at least " if bill.at_least else ""
         size = f"{bill.num_jobs:,} jobs, {most}{bill.num_tokens:,.0f} tokens"
         yield f"finetune {bill.model}: {size}, {_usd(bill.cost_usd)}"

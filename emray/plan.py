@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from emray import data
@@ -24,6 +23,7 @@ from emray.model.direction_files import measured_directions
 from emray.model.probe import Templates, roles_of, try_templates
 from emray.model.weights import BaseModel, hosted_name, resolve_model
 from emray.records import (
+    KEY_LENGTH,
     Answerer,
     Arm,
     Cell,
@@ -37,6 +37,7 @@ from emray.records import (
     adapter_key,
     base_key,
     checkpoint_key,
+    joined_series_keys,
     sampling_seed,
     series_under,
 )
@@ -310,11 +311,12 @@ def generation_tasks(plan: Plan, cells: Sequence[Cell]) -> Iterator[GenerationTa
 
 def wanted_answers(plan: Plan, cells: Sequence[Cell]) -> Keys:
     """The keys of every sample the plan wants from these cells."""
+    series_of = series_under(plan.sweep.generate.identity())
 
-    def of(cell: Cell) -> pa.Array:
-        return pa.array([key for task in generation_tasks(plan, [cell]) for key in task.keys], pa.string())
+    def of(cell: Cell) -> str:
+        return joined_series_keys((series_of(cell.key, prompt.key), num) for prompt, num in plan.asked_of(cell))
 
-    return Keys.of_columns(map(of, cells))
+    return Keys.of_joined(map(of, cells), width=KEY_LENGTH)
 
 
 def missing_tasks(tasks: Iterable[GenerationTask], present: Keys) -> Iterator[GenerationTask]:

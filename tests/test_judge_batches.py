@@ -14,7 +14,7 @@ import pytest
 
 from emray.endpoint.batch.submission import FOLDER, Submission, Submissions
 from emray.errors import EndpointUnreachable, SpecError, StageError
-from emray.estimate import estimate_judging
+from emray.estimate import Left, estimate_judging
 from emray.judge.tasks import AGAIN, JudgeTask
 from emray.localapi import BatchRules, LocalServer, serving
 from emray.localapi.responders import score_reply
@@ -295,7 +295,10 @@ def test_the_dry_run_counts_batches_at_half_the_price_and_without_the_limits_of_
     fields = ["judge.rpm=60"]
     online, batch = (
         estimate_judging(
-            make_plan(load_sweep(path, overrides=[*fields, f"judge.mode={mode}"]), folder=tmp_path, online=False), store
+            Left(
+                make_plan(load_sweep(path, overrides=[*fields, f"judge.mode={mode}"]), folder=tmp_path, online=False),
+                store,
+            )
         )
         for mode in ("online", "batch")
     )

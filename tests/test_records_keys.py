@@ -17,11 +17,13 @@ from emray.records import (
     adapter_key,
     canonical_json,
     generation_keys,
+    joined_series_keys,
     key_of,
     prompt_key,
     sampling_seed,
     series_under,
 )
+from emray.records.keys import series_keys
 
 stable = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -46,6 +48,8 @@ def test_keys_that_are_put_together_are_those_of_the_whole(
     adapter: str, prompt: str, sampling: dict[str, object]
 ) -> None:
     assert series_under(sampling)(adapter, prompt) == key_of("generation", [adapter, prompt, sampling])
+    joined = joined_series_keys([(adapter, 2), (prompt, 0), (prompt, 3)])
+    assert joined == "".join(series_keys(adapter, samples=range(2)) + series_keys(prompt, samples=range(3)))
     assert sampling_seed(adapter, prompt=prompt) == int(key_of("sampling-seed", [adapter, prompt])[:7], 16)
 
 

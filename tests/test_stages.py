@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.scale import write_study
 from emray.errors import StoreError
-from emray.estimate import estimate_judging
+from emray.estimate import Left, estimate_judging
 from emray.plan import Plan, generation_tasks, make_plan
 from emray.records import Arm, FinishReason
 from emray.spec import load_sweep
@@ -42,7 +42,7 @@ def test_before_training_the_base_model_alone_can_answer(tmp_path: Path) -> None
     assert list(Training(made).missing(store)) == list(made.jobs.values())
     assert {task.cell.arm for task in Generation(made).missing(store)} == {Arm.BASE}
     assert list(Judging(made).missing(store)) == []
-    assert estimate_judging(made, store).calls == len(made.cells) * PROMPTS * SAMPLES * METRICS
+    assert estimate_judging(Left(made, store)).calls == len(made.cells) * PROMPTS * SAMPLES * METRICS
 
 
 def test_a_failed_cell_misses_no_answers_and_costs_no_judging(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_a_failed_cell_misses_no_answers_and_costs_no_judging(tmp_path: Path) ->
     store.put_failed_adapter(failed, details={"error": "no memory"})
     assert [job.cell.key for job in Training(made).missing(store)] == others
     able = 1 + len(others)
-    assert estimate_judging(made, store).calls == able * PROMPTS * SAMPLES * METRICS
+    assert estimate_judging(Left(made, store)).calls == able * PROMPTS * SAMPLES * METRICS
     again = plan(tmp_path, "resources.retry_failed=true")
-    assert estimate_judging(again, store).calls == (able + 1) * PROMPTS * SAMPLES * METRICS
+    assert estimate_judging(Left(again, store)).calls == (able + 1) * PROMPTS * SAMPLES * METRICS
 
 
 def test_more_samples_miss_the_new_ones_and_verdicts_only_of_answers_that_are_there(tmp_path: Path) -> None:

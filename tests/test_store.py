@@ -219,6 +219,16 @@ def test_keys_are_a_set_whatever_their_lengths(there: list[str], asked: list[str
     assert list(keys) == sorted(set(there))
     assert keys.has([*asked, *there]).tolist() == [key in set(there) for key in [*asked, *there]]
     assert [key in keys for key in asked] == [key in set(there) for key in asked]
+    assert keys.without(Keys(asked)) == set(there) - set(asked)
+    assert keys.common(Keys(asked)) == set(there) & set(asked)
+
+
+@given(st.sets(st.text("ab", max_size=4)), st.sets(st.text("ab", max_size=4)))
+def test_keys_that_begin_alike_are_told_apart(there: set[str], asked: set[str]) -> None:
+    alike = "0" * 8
+    keys, wanted = Keys(alike + end for end in there), [alike + end for end in asked]
+    assert keys.has(wanted).tolist() == [end in there for end in asked]
+    assert len(keys.common(Keys(wanted))) == len(there & asked)
 
 
 def test_keys_take_twenty_bytes_each() -> None:

@@ -16,7 +16,7 @@ from emray.data import Inquiries
 from emray.judge.tasks import JudgeTask, inquiries_of, judgeable, judges, task_of
 from emray.records import Metric, Outcome, judge_key
 from emray.spec import JudgeSpec
-from emray.store import Keys, Kind, Store, key_array
+from emray.store import Keys, Kind, Store, distinct, key_array
 
 Numbers = NDArray[np.uint64]
 Mask = NDArray[np.bool_]
@@ -84,7 +84,7 @@ class Unjudged:
             if self._retry_failed:
                 part = part.filter(pc.not_equal(part["outcome"], str(Outcome.API_ERROR)))
             found.append(_marks(*(_numbers(part[name]) for name in _VERDICTS[:4])))
-        return np.unique(np.concatenate(found))
+        return distinct(np.concatenate(found))
 
     def _lacking(self, number: int) -> Iterator[tuple[pa.Table, dict[Metric, Mask]]]:
         """Parts of the wanted answers that can be judged; by metric, those without a verdict of this judge."""

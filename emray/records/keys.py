@@ -15,7 +15,7 @@ about how it was computed, so equal keys mean interchangeable results. Unstable 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from json.encoder import encode_basestring as _quoted  # a text as canonical_json has it
 from typing import Any
 
@@ -79,6 +79,12 @@ def series_under(sampling: Mapping[str, Any]) -> Callable[[str, str], str]:
 def series_keys(series: str, *, samples: Sequence[int]) -> tuple[str, ...]:
     """Generation keys of samples of a series (hashed from one prefix: there are millions)."""
     return tuple(hashlib.sha256(f"{series}#{k}".encode()).hexdigest()[:KEY_LENGTH] for k in samples)
+
+
+def joined_series_keys(series: Iterable[tuple[str, int]]) -> str:
+    """`series_keys` of the first so many samples of each, one key after another: quicker, where there are millions."""
+    digests = (hashlib.sha256(f"{one}#{k}".encode()).digest() for one, num in series for k in range(num))
+    return b"".join(digest[: KEY_LENGTH // 2] for digest in digests).hex()
 
 
 def sampling_seed(adapter: str, *, prompt: str) -> int:

@@ -30,7 +30,7 @@ from emray.store.adapters import AdapterRecord, Adapters
 from emray.store.compaction import compact
 from emray.store.damage import damage_told, damaged, parquet_bytes, parquet_fault, parquet_file, short
 from emray.store.files import Files, LocalFiles, full_disk_told
-from emray.store.keyset import Keys, key_array
+from emray.store.keyset import Keys, distinct, key_array
 from emray.store.lease import Lease, holder_of
 from emray.store.objects import ObjectFiles
 from emray.store.parts import ahead, read_parts
@@ -38,8 +38,8 @@ from emray.store.tables import SCHEMAS, Kind, Tables
 from emray.store.weight_files import WEIGHTS
 
 __all__ = [
-    "SCHEMAS", "WEIGHTS", "AdapterRecord", "Keys", "Kind", "Lease", "Store", "damage_told", "damaged", "full_disk_told",
-    "key_array", "parquet_bytes", "parquet_fault", "parquet_file", "short",
+    "SCHEMAS", "WEIGHTS", "AdapterRecord", "Keys", "Kind", "Lease", "Store", "damage_told", "damaged", "distinct",
+    "full_disk_told", "key_array", "parquet_bytes", "parquet_fault", "parquet_file", "short",
 ]  # fmt: skip
 
 

@@ -186,12 +186,17 @@ class LocalFiles:
         return dict(sorted(found.items()))
 
     def sizes_below(self, folder: str) -> dict[str, int]:
-        found = {}
-        for path in (self._path / folder).rglob("*"):
-            name = path.relative_to(self._path)
-            with suppress(FileNotFoundError):  # deleted since it was listed
-                if not any(part.startswith(".") for part in name.parts) and path.is_file():
-                    found[name.as_posix()] = path.stat().st_size
+        found, left = {}, [folder]
+        while left:
+            for entry in self._entries(here := left.pop()):
+                name = f"{here}/{entry.name}" if here else entry.name
+                with suppress(FileNotFoundError):  # deleted since it was listed
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(name)
+                    elif entry.is_file():
+                        found[name] = entry.stat().st_size
         return dict(sorted(found.items()))
 
     def folders(self, folder: str) -> list[str]:
