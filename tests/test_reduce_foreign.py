@@ -377,10 +377,11 @@ def test_any_bytes_are_read_or_refused_in_words(tmp_path, content, suffix):
         read_tables([path], root=path, reading=Reading())
 
 
-def test_the_command_imports_reduces_and_says_what_is_next(tmp_path, published, capsys):
+def test_one_command_imports_reduces_and_reports(tmp_path, published, capsys):
     run = str(tmp_path / "run")
     assert main([run, "--from", str(published), "--model", "qwen"]) == 0
-    assert "python -m emray.report" in capsys.readouterr().out
+    assert f"{run}/report/report.html" in capsys.readouterr().out
+    assert (tmp_path / "run" / "report" / "report.html").stat().st_size > 0
     assert main([run]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert main([run, "--from", str(published)]) == 2

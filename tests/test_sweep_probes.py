@@ -9,6 +9,7 @@ import pytest
 from emray.report.reading import Row, Summary, read_summary
 from emray.spec import load_sweep
 from emray.store import Kind, Store
+from tests import readme
 from tests.commands import ROOT, contents, run, write_sweep
 
 DOMAINS = ["gore_movie_trivia", "toxic_legal_advice", "incorrect_math"]
@@ -68,6 +69,11 @@ def test_every_probe_measured_and_none_failed(finished: Finished) -> None:
     assert set(rows["probe"]) == {"dataset", "diversity", "membership"}
     assert "failed" not in set(rows["measure"])
     assert {row["kind"] for row in finished.summary.tables["dose"]} == {"base", "dose"}
+
+
+def test_probes_leave_what_the_readme_draws(finished: Finished) -> None:
+    left = {path.name for path in finished.out.iterdir() if not path.name.startswith(".")}
+    assert left == set(readme.tree()) - {"directions"}  # none was asked for
 
 
 def test_a_finished_sweep_with_probes_has_nothing_to_do(finished: Finished) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from emray.localapi import LocalServer, serving
 from emray.store import Kind, Store
+from tests import readme
 from tests.commands import ROOT, contents, environment, kill_with_workers, run, start, wait_for, write_sweep
 
 RESPONDER = "emray.toy.rules:reply"
@@ -65,6 +67,18 @@ def test_a_run_leaves_what_the_contract_names(finished: tuple[Path, Path]) -> No
         }
     assert list((out / "report" / "figures").glob("*.svg"))
     assert list((out / "report" / "tables").glob("*.tex"))
+
+
+def test_a_run_leaves_what_the_readme_draws_and_nothing_else(finished: tuple[Path, Path]) -> None:
+    _, out = finished
+    left = {path.name for path in out.iterdir() if not path.name.startswith(".")}  # a lock is no result
+    drawn = readme.tree()
+    assert left == set(drawn) - {"measurements", "directions"}  # of probes
+    named = set(re.findall(r"[\w.]+", drawn["summary"])) & (readme.tables() | {"summary.json"})
+    assert {"summary.json", "cells.parquet", "taxonomy.csv"} == named
+    assert {path.name for path in (out / "summary").iterdir()} == readme.tables() | {"summary.json", "record.json"}
+    pages = {name.strip("/") for name in re.findall(r"[\w-]+(?:\.\w+|/)", drawn["report"])}
+    assert pages - {"transcripts"} == {path.name for path in (out / "report").iterdir()} - {"record.json"}
 
 
 def test_cells_come_in_waves_whose_answers_are_judged_as_they_come(finished: tuple[Path, Path]) -> None:

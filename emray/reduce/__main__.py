@@ -1,8 +1,7 @@
-"""The command: reduce a run folder again, or make one from other people's results and reduce that.
+"""The command: reduce a run folder again, or make one from other people's results and reduce that; then its report.
 
-python -m emray.reduce RUN                      reduce again (only if something changed)
+python -m emray.reduce RUN                      reduce and report again (only if something changed)
 python -m emray.reduce RUN --from SOURCE        SOURCE: a folder of OpenAI batch outputs, or a table
-python -m emray.report RUN                      then write the report
 """
 
 import argparse
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from emray import reduce
+from emray import reduce, report
 from emray.ending import ended, finish
 from emray.errors import DataError
 from emray.records import Metric
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m emray.reduce",
-        description="Verdicts to summary: rates, ranks, trigger effects, with the training seed as the unit.",
+        description="Verdicts to summary and report: rates, ranks, trigger effects, the training seed as the unit.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -61,11 +60,12 @@ def _command(arguments: argparse.Namespace) -> int:
             raise DataError(f"{arguments.run} is already a run folder; import into a new one")
         _import(arguments, store)
     check_results(store)
-    if reduce.is_current(store):
-        print(f"nothing to do: {arguments.run}/summary is current")
+    if reduce.is_current(store) and report.is_current(store):
+        print(f"nothing to do: {arguments.run}/summary and {arguments.run}/report are current")
         return 0
     reduce.run(store)
-    print(f"wrote {arguments.run}/summary; next: python -m emray.report {arguments.run}")
+    report.render(store)
+    print(f"wrote {arguments.run}/summary and {arguments.run}/report/report.html")
     return 0
 
 

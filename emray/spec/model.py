@@ -51,6 +51,12 @@ class ModelSpec(Section):
         """How its chat template is used."""
         return Rendering(canonical_json(self.template_arguments), self.date.isoformat(), self.system, self.reasoning)
 
+    @field_validator("reasoning", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        """YAML reads the bare words as booleans."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
     @field_validator("template_arguments")
     @classmethod
     def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
