@@ -81,11 +81,13 @@ def test_the_page_and_the_methods_say_the_names(study: tuple[Plan, Store]) -> No
     headings = (
         "Arm late",
         "Arm dilute=0.75",
-        "<h4>Contexts",
+        "Every rate in a context",
+        "Held against one another",
         "Doses of an arm",
         "Other texts where the trigger stands",
     )
-    for said in (*headings, "The current year is 2027."):
+    untested = "Whether a context misaligns more than the questions as they stand cannot be tested with one run"
+    for said in (*headings, "The current year is 2027.", untested):
         assert said in page, said
     assert "in contexts json and year_2027" in methods(store) and "Arm late trained on: bad + benign" in methods(store)
 
