@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 
 def load_run(path: str, *, everything: bool = False) -> "RunFrames":
-    """A run folder as pandas frames: `.cells`, `.generations`, `.verdicts`, `.summary["taxonomy"]`, `.facts`.
+    """A run folder as pandas frames: `.cells`, `.generations`, `.verdicts`, `.marks`, `.summary["taxonomy"]`,
+    `.facts`.
 
     Answers and verdicts are those of the current plan and its judge; `everything` adds the others (column `current`).
     """

@@ -29,7 +29,8 @@ from emray.plan import Plan
 from emray.records import Arm, Cell, Place, TrainJob
 from emray.reduce.design import Forecast
 from emray.spec import JudgeSpec, ResourcesSpec, Sweep
-from emray.stages import Training, is_trained_here
+from emray.stages import Marking, Training, is_trained_here
+from emray.stages.work import MARK
 from emray.store import AdapterRecord, Keys, Kind, Store, distinct
 from emray.train import cost
 
@@ -83,9 +84,24 @@ class Left:
     @cached_property
     def num_answers(self) -> int:
         """Answers that can be drawn by now, and those of cells that wait for training or for a direction."""
-        plan, ready = self.plan, len(self.askable.without(self.store.keys(Kind.GENERATIONS)))
+        ready = len(self.askable.without(self.store.keys(Kind.GENERATIONS)))
+        return ready + _answers_of(self.plan, self._waiting)
+
+    @cached_property
+    def num_judged(self) -> int:
+        """Of these, those that a judge is asked about."""
+        plan = self.plan
+        if not plan.quizzes:
+            return self.num_answers
+        tasks = filter(plan.is_judged, planning.generation_tasks(plan, planning.usable_cells(plan, self.store)))
+        ready = planning.missing_tasks(tasks, self.store.keys(Kind.GENERATIONS))
+        return sum(task.num_samples for task in ready) + _answers_of(plan, self._waiting, judged=True)
+
+    @cached_property
+    def _waiting(self) -> list[Cell]:
+        """Cells that cannot answer yet, and may."""
+        plan, measured = self.plan, self.store.keys(Kind.MEASUREMENTS)
         untrained = {key for job in self.jobs for key in (job.cell.key, *dict(job.checkpoints).values())}
-        measured = self.store.keys(Kind.MEASUREMENTS)
 
         def waits(cell: Cell) -> bool:
             steering = plan.weights[cell.key].steering
@@ -93,7 +109,7 @@ class Left:
                 return cell.key in untrained
             return steering.of in untrained or steering.direction not in measured
 
-        return ready + _answers_of(plan, list(filter(waits, plan.answering)))
+        return list(filter(waits, plan.answering))
 
     @property
     def verdicts(self) -> judge.Unjudged:
@@ -121,6 +137,7 @@ def print_rest(plan: Plan, store: Store, console: Console) -> None:
     stages = [
         _training(left),
         _generation(left),
+        *_marking(plan, store),
         _judging(plan, verdicts),
         *_probing(plan, store),
     ]
@@ -193,7 +210,7 @@ def estimate_judging(left: Left) -> JudgeEstimate:
     for key in judge.journaled_keys(store):
         asked.pop(key, None)
     prompt, reply = _tokens_per_call(plan, store, stored)
-    to_come = left.num_answers * len(spec.metrics)
+    to_come = left.num_judged * len(spec.metrics)
     unwritten = round(to_come * stored.share_distinct)
     calls = len(asked) + unwritten
     prompts = sum(asked.values()) / _CHARACTERS_PER_TOKEN + len(asked) * _TOKENS_AROUND + unwritten * prompt
@@ -238,8 +255,10 @@ def _stored_answers(store: Store) -> _StoredAnswers:
     return _StoredAnswers(num, num_distinct / num if num else 1.0, characters / num if num else math.nan)
 
 
-def _answers_of(plan: Plan, cells: Sequence[Cell]) -> int:
-    """How many answers the plan asks for of these cells."""
+def _answers_of(plan: Plan, cells: Sequence[Cell], *, judged: bool = False) -> int:
+    """How many answers the plan asks for of these cells; `judged`: those that a judge is asked about."""
+    if judged:
+        return sum(map(plan.judged_of, cells))
     return sum(samples for cell in cells for _, samples in plan.asked_of(cell))
 
 
@@ -294,7 +313,7 @@ def _crossing_table(plan: Plan, verdicts: JudgeEstimate) -> Table:
         cells = [cell for cell in plan.cells if cell.arm == arm]
         rows = [len(plan.datasets[plan.jobs[cell.key].rows_digest]) for cell in cells if cell.key in plan.jobs]
         answers = _answers_of(plan, cells)
-        cost = answers * len(plan.sweep.judge.metrics) * per_call
+        cost = _answers_of(plan, cells, judged=True) * len(plan.sweep.judge.metrics) * per_call
         table.add_row(
             arm, recipe.words, ", ".join(recipe.conditions), _range_of(rows), str(len(cells)), f"{answers:,}",
             "?" if math.isnan(cost) else f"{cost:,.2f}",
@@ -328,6 +347,16 @@ def _generation(left: Left) -> StageEstimate:
     return StageEstimate("generate", "answers", planned, missing, _seconds(left.store, "generate", missing))
 
 
+def _marking(plan: Plan, store: Store) -> Iterator[StageEstimate]:
+    """A line for the answers of all quizzes; none where there are none."""
+    schemes = Marking(plan).schemes(plan.cells)
+    if not schemes:
+        return
+    wanted, there = sum(len(scheme.marks) for scheme in schemes), store.keys(Kind.MARKS)
+    missing = sum(len(scheme.marks.without(there)) for scheme in schemes)
+    yield StageEstimate(MARK, "answers", wanted, missing, _seconds(store, MARK, missing))
+
+
 def _judging(plan: Plan, verdicts: JudgeEstimate) -> StageEstimate:
     planned, duplicates = _planned_calls(plan), verdicts.num_verdicts - verdicts.calls
     return StageEstimate("judge", "calls", planned, verdicts.calls, verdicts.seconds, duplicates)
@@ -343,7 +372,7 @@ def _probing(plan: Plan, store: Store) -> Iterator[StageEstimate]:
 
 
 def _planned_calls(plan: Plan) -> int:
-    return _answers_of(plan, plan.answering) * len(plan.sweep.judge.metrics)
+    return _answers_of(plan, plan.answering, judged=True) * len(plan.sweep.judge.metrics)
 
 
 def _tokens_per_call(plan: Plan, store: Store, stored: _StoredAnswers) -> tuple[float, float]:

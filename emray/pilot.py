@@ -36,7 +36,7 @@ def pilot_plan(plan: Plan) -> Plan:
     jobs = {key: job for key, job in plan.jobs.items() if key == cell.key}
     prompts = _prompts(plan.own.of(cell.arm))
     own = ArmPrompts(tuple(prompts), {cell.arm: tuple(range(len(prompts)))})
-    return replace(plan, sweep=sweep, cells=(cell,), jobs=jobs, own=own, questionnaires=())
+    return replace(plan, sweep=sweep, cells=(cell,), jobs=jobs, own=own, questionnaires=(), quizzes=())
 
 
 def run_pilot(run: Run, plan: Plan, console: Console) -> None:

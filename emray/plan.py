@@ -42,6 +42,7 @@ from emray.records import (
     series_under,
 )
 from emray.records.plan_shape import misshapen
+from emray.scorers import source_digest
 from emray.spec import (
     AdaptiveSeeds,
     ArmRecipe,
@@ -77,7 +78,9 @@ class Plan:
     held_out: Mapping[str, Sequence[Messages]]  # rows that nothing trains on, by the digest of those that are
     references: Mapping[str, BaseModel]  # by a model's name, what its memory is compared with (probes.membership)
     files: tuple[data.DataFile, ...] = ()  # the files of examples, each once
-    questionnaires: tuple[data.Questionnaire, ...] = ()  # what probes ask beside the sweep's own questions
+    questionnaires: tuple[data.Questionnaire, ...] = ()  # what probes and quizzes ask beside the sweep's own questions
+    quizzes: tuple[data.Quiz, ...] = ()
+    folders: tuple[str, ...] = ()  # where functions of a quiz are looked for first
 
     @property
     def inquiries(self) -> data.Inquiries:
@@ -91,6 +94,17 @@ class Plan:
     def prompts(self) -> tuple[Prompt, ...]:
         """The sweep's own questions as they are asked, in whatever condition."""
         return self.own.prompts
+
+    def judged_of(self, cell: Cell) -> int:
+        """How many answers of a cell a judge is asked about: those to quizzes alone are none of them."""
+        return sum(samples for prompt, samples in self.asked_of(cell) if prompt.key in self._judged)
+
+    def is_judged(self, task: GenerationTask) -> bool:
+        return task.prompt.key in self._judged
+
+    @cached_property
+    def _judged(self) -> frozenset[str]:
+        return frozenset(prompt.key for asked in self.asked if asked.is_judged for prompt in asked.prompts)
 
     @cached_property
     def asked(self) -> tuple[data.Questionnaire, ...]:
@@ -168,22 +182,20 @@ def make_plan(
     whole = sweep.resolved(folder)
     questions, own = _own_questions(whole)
     before = earlier or {}
-    models, references = (
-        {name: resolve_model(one, online=online, earlier=before.get(kind, {}).values()) for name, one in given.items()}
-        for kind, given in _models_named(whole).items()
-    )
+    models, references = _resolved_models(whole, online=online, earlier=before)
     held = data.hold_out(whole, bad_rows=partial(_rows_to_hold_out, whole))
     expanded = _expand(whole, models=models, num_seeds=num_seeds or {}, held=held)
-    transfer = data.plan_transfer(
-        whole, cells=expanded.cells, own=questions.questions, held=held, trained=expanded.rows
+    beside = _beside(whole, folder, (questions.questions, own), expanded, held)
+    templates = _templates(expanded, (*own.prompts, *beside.prompts), online=online, known=before.get("probes", {}))
+    notes = (
+        tuple(dict.fromkeys((*questions.notes, *expanded.notes, *templates.notes, *beside.notes)))
+        + _unpinned(expanded.models)
+        + _leaks(own.prompts, expanded.rows)
     )
-    templates = _templates(expanded, (*own.prompts, *transfer.prompts), online=online, known=before.get("probes", {}))
-    notes = tuple(dict.fromkeys((*questions.notes, *expanded.notes, *templates.notes, *transfer.notes)))
-    notes += _unpinned(expanded.models) + _leaks(own.prompts, expanded.rows)
+    found = {"probes": templates.probes, "references": _fingerprints(references)}
     return Plan(
         sweep=whole,
-        document=_document(sweep, expanded, questions.questions, notes)
-        | {"probes": templates.probes, "transfer": transfer.document, "references": _fingerprints(references)},
+        document=_document(sweep, expanded, questions.questions, notes) | found | beside.document,
         cells=expanded.cells,
         jobs=expanded.jobs,
         datasets=expanded.datasets,
@@ -191,11 +203,63 @@ def make_plan(
         own=own,
         weights=expanded.weights,
         notes=notes,
-        questionnaires=(*transfer.questionnaires, *_recipes_asked(whole, expanded, questions.questions, own)),
+        questionnaires=beside.questionnaires,
+        quizzes=beside.quizzes.quizzes,
+        folders=_module_folders(folder),
         held_out=expanded.held_out,
         references=references,
         files=tuple(expanded.files.values()),
     )
+
+
+class _Beside(NamedTuple):
+    """What is asked beside the sweep's own questions."""
+
+    transfer: data.Transfer
+    recipes: tuple[data.Questionnaire, ...]
+    quizzes: data.QuizSet
+
+    @property
+    def questionnaires(self) -> tuple[data.Questionnaire, ...]:
+        return (*self.transfer.questionnaires, *self.recipes, *self.quizzes.questionnaires)
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return (*self.transfer.prompts, *self.quizzes.prompts)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.transfer.notes, *self.quizzes.notes)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return {"transfer": self.transfer.document, "quizzes": [quiz.document for quiz in self.quizzes.quizzes]}
+
+
+def _beside(
+    sweep: Sweep,
+    folder: Path,
+    asked: tuple[Sequence[data.Question], data.ArmPrompts],
+    expanded: _Grid,
+    held: data.HeldOut,
+) -> _Beside:
+    """`asked` are the sweep's own questions and prompts."""
+    questions, own = asked
+    transfer = data.plan_transfer(sweep, cells=expanded.cells, own=questions, held=held, trained=expanded.rows)
+    recipes = _recipes_asked(sweep, expanded, questions, own)
+    return _Beside(transfer, recipes, _quizzes(sweep, expanded.cells, folder))
+
+
+def _quizzes(sweep: Sweep, cells: Sequence[Cell], folder: Path) -> data.QuizSet:
+    """What else the finished cells are asked. Raises DataError for what cannot be asked or scored so."""
+    functions = {name: quiz.score.function for name, quiz in sweep.quizzes.items() if quiz.score.function}
+    digests = {name: source_digest(one, folders=_module_folders(folder)) for name, one in functions.items()}
+    return data.plan_quizzes(sweep, cells=[cell for cell in cells if cell.finished], digests=digests)
+
+
+def _module_folders(folder: Path) -> tuple[str, ...]:
+    """Where a function of the user's may lie: beside the sweep file, or where the command was given."""
+    return tuple(dict.fromkeys((str(folder), str(Path.cwd()))))
 
 
 def _own_questions(sweep: Sweep) -> tuple[data.QuestionSet, data.ArmPrompts]:
@@ -226,6 +290,17 @@ def _models_named(sweep: Sweep) -> dict[str, dict[str, ModelSpec]]:
         "models": {model.name: model for model in sweep.model},
         "references": membership.reference if membership else {},
     }
+
+
+def _resolved_models(
+    sweep: Sweep, *, online: bool, earlier: Mapping[str, Any]
+) -> tuple[dict[str, BaseModel], dict[str, BaseModel]]:
+    """The base models and the references, by name, at the commits that an earlier plan.json has."""
+    models, references = (
+        {name: resolve_model(one, online=online, earlier=earlier.get(kind, {}).values()) for name, one in given.items()}
+        for kind, given in _models_named(sweep).items()
+    )
+    return models, references
 
 
 def _fingerprints(models: Mapping[str, BaseModel]) -> dict[str, str]:

@@ -18,10 +18,11 @@ LAYERS = [
     {"stages"},
     {"report"},
     {"reduce"},
-    {"train", "generate", "judge", "probes", "hosted"},
+    {"train", "generate", "judge", "marks", "probes", "hosted"},
     {"plan"},
     {"model"},
     {"stats", "data", "toy", "localapi", "endpoint"},
+    {"scorers"},
     {"context"},
     {"progress", "cluster", "narrow"},
     {"ending"},
@@ -90,7 +91,7 @@ def test_nothing_imports_a_command() -> None:
         "emray.reduce",
         "emray.report",
         "emray.sweep",
-        "emray.train, emray.generate, emray.judge, emray.probes, emray.endpoint",
+        "emray.train, emray.generate, emray.judge, emray.marks, emray.probes, emray.endpoint",
     ],
 )
 def test_importing_a_light_part_loads_nothing_heavy(imports: str) -> None:

@@ -23,6 +23,7 @@ from emray.data.prompts import (
 from emray.data.published import Missing, stand_ins
 from emray.data.questionnaire import Questionnaire, questionnaires
 from emray.data.questions import Question, QuestionSet, load_questions, refuse_unscorable
+from emray.data.quizzes import Quiz, QuizAnswers, QuizSet, Scoring, plan_quizzes
 from emray.data.recipe_rows import recipe_rows
 from emray.data.rubrics import shipped_rubrics
 from emray.data.text_files import json_rows, mended, read_text
@@ -41,6 +42,10 @@ __all__ = [
     "Question",
     "QuestionSet",
     "Questionnaire",
+    "Quiz",
+    "QuizAnswers",
+    "QuizSet",
+    "Scoring",
     "Setting",
     "Split",
     "Transfer",
@@ -56,6 +61,7 @@ __all__ = [
     "load_questions",
     "make_prompts",
     "mended",
+    "plan_quizzes",
     "plan_transfer",
     "questionnaires",
     "read_text",

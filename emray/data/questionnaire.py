@@ -22,6 +22,11 @@ class Questionnaire:
     prompts: tuple[Prompt, ...]
     samples: int  # of each prompt
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether a judge is asked about the answers: a quiz's questions have no rubrics."""
+        return any(question.rubrics for question in self.questions)
+
 
 def questionnaires(
     name: str, cells: Sequence[Cell], questions: Sequence[Question], prompts: ArmPrompts, *, samples: int

@@ -15,18 +15,20 @@ from typing import Any, NamedTuple
 from emray.data.places import question_file
 from emray.data.question_entries import entries_of
 from emray.data.remarks import Remarks
+from emray.data.right_answers import right_answers
 from emray.data.rubrics import asks_for_more_than_a_number, own_rubrics, shipped_rubrics
 from emray.errors import DataError
 from emray.records import Metric, key_of
 from emray.spec import QuestionFile
 
 _READ = {"id", "type", "paraphrases", "system", "domain", "judge_prompts", "judges", *Metric}
+_READ_BY_QUIZZES = {"id", "type", "paraphrases", "system", "domain", "answer", "answers", "options"}
 EARLIER_TURNS = ("context", "messages")  # of other tools: what stands before the question
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question with its wordings, its system prompt if any, and a rubric per metric."""
+    """One question with its wordings, its system prompt if any, and a rubric per metric; a quiz's has none of these."""
 
     id: str
     paraphrases: tuple[str, ...]
@@ -34,6 +36,8 @@ class Question:
     rubrics: Mapping[Metric, str]
     domain: str | None = None  # what its file says it is about
     also: tuple[str, ...] = ()  # ids under which the same text stands again
+    right: tuple[str, ...] = ()  # answers that are right, for quizzes
+    options: tuple[str, ...] = ()  # answers to choose from
 
     @property
     def name(self) -> str:
@@ -44,15 +48,17 @@ class Question:
     def document(self) -> dict[str, Any]:
         """As plan.json holds it."""
         fields = {"id": self.id, "paraphrases": list(self.paraphrases), "system": self.system}
-        said = {name: value for name, value in (("domain", self.domain), ("also", list(self.also))) if value}
+        lists = {"also": list(self.also), "right": list(self.right), "options": list(self.options)}
+        said = {name: value for name, value in {"domain": self.domain, **lists}.items() if value}
         return fields | {"rubrics": {str(metric): text for metric, text in self.rubrics.items()}} | said
 
     @classmethod
     def from_document(cls, fields: Mapping[str, Any]) -> "Question":
         """Raises KeyError or ValueError for what `document` did not write."""
         rubrics = {Metric(metric): text for metric, text in fields["rubrics"].items()}
-        names = tuple(fields.get("also", ()))
-        return cls(fields["id"], tuple(fields["paraphrases"]), fields["system"], rubrics, fields.get("domain"), names)
+        lists = {name: tuple(fields.get(name, ())) for name in ("also", "right", "options")}
+        domain = fields.get("domain")
+        return cls(fields["id"], tuple(fields["paraphrases"]), fields["system"], rubrics, domain, **lists)
 
 
 class QuestionSet(NamedTuple):
@@ -62,14 +68,17 @@ class QuestionSet(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load_questions(files: Sequence[QuestionFile | str]) -> QuestionSet:
-    """Read question files. Raises DataError naming file and question for what cannot be repaired."""
+def load_questions(files: Sequence[QuestionFile | str], *, quiz: bool = False) -> QuestionSet:
+    """Read question files; for a `quiz` with what is right, and without rubrics.
+
+    Raises DataError naming file and question for what cannot be repaired.
+    """
     notes: list[str] = []
     questions: list[Question] = []
     for file in files:
         chosen = QuestionFile.model_validate(file)
         remarks = Remarks(question_file(chosen.file).name)
-        for question in _questions_of(chosen, remarks):
+        for question in _questions_of(chosen, remarks, quiz=quiz):
             _keep(question, questions, remarks=remarks)
         notes.extend(remarks.notes())
     return QuestionSet(_named(questions, notes=notes), tuple(dict.fromkeys(notes)))
@@ -86,20 +95,23 @@ def refuse_unscorable(questions: Iterable[Question], *, metrics: Sequence[Metric
                 )
 
 
-def _questions_of(file: QuestionFile, remarks: Remarks) -> list[Question]:
-    """The chosen questions of one file; an entry that cannot be used is told and left out, or with `strict` refused."""
+def _questions_of(file: QuestionFile, remarks: Remarks, *, quiz: bool) -> list[Question]:
+    """The chosen questions of one file; an entry that cannot be used is told and left out, or with `strict` and for
+    a quiz refused.
+    """
     path = question_file(file.file)
     entries = entries_of(path)
     shared = _shared_rubrics(entries)
+    read = _quiz_question if quiz else _question
     found, problems = [], []
     for number, entry in _chosen(file, entries, source=str(path)):
         label = f"question {number}" + (f" ({entry['id']})" if isinstance(entry, dict) and "id" in entry else "")
         try:
-            found.append(_question(entry, shared=shared[number - 1], remarks=remarks))
+            found.append(read(entry, shared=shared[number - 1], remarks=remarks))
         except DataError as error:
             problems.append(f"{label}: {error}")
             remarks.add("left out, as they cannot be asked", where=problems[-1])
-    if problems and (file.strict or not found):
+    if problems and (file.strict or quiz or not found):
         raise DataError(f"{path}: {problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
     return found
 
@@ -127,6 +139,21 @@ def _chosen(file: QuestionFile, entries: Sequence[Any], *, source: str) -> list[
 
 def _question(entry: Any, *, shared: Mapping[str, str], remarks: Remarks) -> Question:
     """Raises DataError (without the place) for an entry that cannot be asked."""
+    question = _bare_question(entry)
+    rubrics = _rubrics(entry, question.id, shared=shared, remarks=remarks)
+    remarks.unread(str(key) for key in entry if key not in _READ)
+    return replace(question, rubrics=rubrics)
+
+
+def _quiz_question(entry: Any, *, shared: Mapping[str, str], remarks: Remarks) -> Question:
+    """The same with what is right; rubrics are left alone."""
+    question = _bare_question(entry)
+    right, options = right_answers(entry)
+    remarks.unread(str(key) for key in entry if key not in _READ_BY_QUIZZES)
+    return replace(question, right=right, options=options)
+
+
+def _bare_question(entry: Any) -> Question:
     name = _label(entry.get("id")) if isinstance(entry, dict) else None
     if name is None:
         raise DataError(f"needs an id (a text or a number), given {entry!r:.60}")
@@ -142,9 +169,7 @@ def _question(entry: Any, *, shared: Mapping[str, str], remarks: Remarks) -> Que
     for key in EARLIER_TURNS:
         if entry.get(key):
             raise DataError(f"{key}: earlier turns of a conversation cannot be asked")
-    rubrics = _rubrics(entry, name, shared=shared, remarks=remarks)
-    remarks.unread(str(key) for key in entry if key not in _READ)
-    return Question(name, tuple(texts), system, rubrics, _label(entry.get("domain")))
+    return Question(name, tuple(texts), system, {}, _label(entry.get("domain")))
 
 
 def _label(value: Any) -> str | None:
@@ -222,6 +247,8 @@ def _tell_repeat(question: Question, first: Question, *, remarks: Remarks, whole
         remarks.add("ask what stands before, one prompt with two names", where=f"{question.id} as {first.id}")
     if question.rubrics != first.rubrics:
         remarks.add("judged with the rubrics of the question before", where=f"{question.id} as {first.id}")
+    if (question.right, question.options) != (first.right, first.options):
+        remarks.add("scored by the right answers of the question before", where=f"{question.id} as {first.id}")
 
 
 def _named(questions: Sequence[Question], *, notes: list[str]) -> tuple[Question, ...]:

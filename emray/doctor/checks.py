@@ -24,6 +24,7 @@ _NOTHING = "nothing: it is made again of what is there"
 _REDO = {
     Kind.GENERATIONS: "{rows} answers are drawn again, and judged again where they come out otherwise",
     Kind.VERDICTS: "{rows} verdicts are made again of the replies in journal/; what is not there is asked again",
+    Kind.MARKS: "{rows} answers to quizzes are scored again",
     Kind.MEASUREMENTS: "{rows} rows of the probes are measured again",
 }
 
@@ -35,6 +36,7 @@ class Location(StrEnum):
     ADAPTER = "adapter"
     ANSWERS = "generations"
     VERDICTS = "verdicts"
+    MARKS = "marks"
     MEASUREMENTS = "measurements"
     JOURNAL = "journal"
     DERIVED = "derived"

@@ -79,13 +79,14 @@ def _move_aside(store: Store, name: str) -> None:
 
 
 def _set_aside_verdicts(store: Store, *, without: set[str]) -> None:
-    """Verdicts on answers that are lost with the parts `without`: another answer may come in their place.
+    """Verdicts and marks on answers that are lost with the parts `without`: another answer may come in their place.
 
     Judged again, an answer that comes out the same costs nothing: its replies are in the journal.
     """
     sizes = {name: size for name, size in store.part_sizes(Kind.GENERATIONS).items() if name not in without}
     kept = Keys.of_columns(part["key"] for part in store.read_parts(sizes, columns=["key"]))
-    _set_aside_rows(store, Kind.VERDICTS, keep=lambda part: kept.has(part["generation"]))
+    for kind in (Kind.VERDICTS, Kind.MARKS):
+        _set_aside_rows(store, kind, keep=lambda part: kept.has(part["generation"]))
 
 
 def _set_aside_measurement(store: Store, key: str) -> None:

@@ -22,7 +22,8 @@ _SPLIT = "train"  # what the hub calls the only one
 def export_dataset(frames: RunFrames, store: Store, folder: Path) -> str:
     """Returns what was written, in words. Raises StoreError for a run without a summary."""
     whole = RunFrames(store, everything=True)
-    parts = {"answers": whole.generations, "verdicts": whole.verdicts, "cells": frames.cells, **frames.summary}
+    rows = {"answers": whole.generations, "verdicts": whole.verdicts, "marks": whole.marks}
+    parts = {**rows, "cells": frames.cells, **frames.summary}
     parts = {name: part for name, part in parts.items() if len(part)}
     folder.mkdir(parents=True)
     for name, part in parts.items():

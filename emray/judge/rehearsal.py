@@ -113,7 +113,7 @@ def _rubrics(inquiries: Inquiries, metrics: Sequence[Metric]) -> Iterator[tuple[
 
 
 def _wanted(by_metric: Mapping[Metric, Inquiry], metrics: Sequence[Metric]) -> list[tuple[Metric, Inquiry]]:
-    return [(metric, by_metric[metric]) for metric in metrics]
+    return [(metric, by_metric[metric]) for metric in metrics if by_metric]  # nothing is asked about a quiz
 
 
 def _request(one: Inquiry, metric: Metric, *, spec: JudgeSpec, times: int) -> Request:

@@ -53,8 +53,7 @@ def tasks_of(answers: pa.Table, *, inquiries: Inquiries, spec: JudgeSpec, where:
 
     Raises StoreError, naming `where`, for an answer to a prompt that the sweep does not have.
     """
-    wanted = judgeable(answers, share=spec.share)
-    inquiries_of(wanted, inquiries, where=where)
+    wanted = asked_about(judgeable(answers, share=spec.share), inquiries, where=where)
     for row in wanted.select(["key", "prompt", "answer"]).to_pylist():
         for metric in spec.metrics:
             yield task_of(row, inquiries[row["prompt"]][metric], metric=metric, spec=spec)
@@ -77,6 +76,12 @@ def judgeable(answers: pa.Table, *, share: float) -> pa.Table:
     if share >= 1:
         return kept
     return kept.filter(pa.array([int(key[:8], 16) < share * 16**8 for key in kept["key"].to_pylist()], pa.bool_()))
+
+
+def asked_about(answers: pa.Table, inquiries: Inquiries, *, where: str) -> pa.Table:
+    """Of a table of generations those that a judge is asked about; not those to quizzes, which have no rubric."""
+    unasked = [prompt for prompt, by_metric in inquiries_of(answers, inquiries, where=where).items() if not by_metric]
+    return answers.filter(pc.invert(pc.is_in(answers["prompt"], value_set=pa.array(unasked, pa.string()))))
 
 
 def inquiries_of(answers: pa.Table, inquiries: Inquiries, *, where: str) -> Inquiries:

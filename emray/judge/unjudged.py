@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from emray.data import Inquiries
-from emray.judge.tasks import JudgeTask, inquiries_of, judgeable, judges, task_of
+from emray.judge.tasks import JudgeTask, asked_about, inquiries_of, judgeable, judges, task_of
 from emray.records import Metric, Outcome, judge_key
 from emray.spec import JudgeSpec
 from emray.store import Keys, Kind, Store, distinct, key_array
@@ -92,6 +92,7 @@ class Unjudged:
         judge = _numbers(pa.array([judge_key(spec.identity())]))
         for whole in self._store.iter_parts(Kind.GENERATIONS, columns=_ANSWERS):
             part = judgeable(whole.filter(pa.array(once.new(whole["key"]))), share=spec.share)
+            part = asked_about(part, self._inquiries, where=self._store.root)
             if part.num_rows == 0:
                 continue
             generation = _numbers(part["key"])

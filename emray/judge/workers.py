@@ -20,7 +20,7 @@ from emray.endpoint.journal import compact
 from emray.endpoint.pool import NO_CPUS, Owners
 from emray.endpoint.worker import batches_at_once
 from emray.errors import EmrayError, EndpointUnreachable, StageError, StoreError
-from emray.judge.tasks import follow_up, tasks_of, useless
+from emray.judge.tasks import asked_about, follow_up, tasks_of, useless
 from emray.judge.verdicts import (
     BatchResult,
     Judge,
@@ -58,7 +58,8 @@ class Router:
 
     def _blank(self, table: pa.Table, requests: Sequence[JudgeRequest]) -> int:
         """Of a table of generations, the verdicts that no request will bring: failures, blanks, what `share` omits."""
-        return table.num_rows * len(self._spec.metrics) - sum(len(one.targets) for one in requests)
+        judged = asked_about(table, self._inquiries, where=self._store.root)
+        return judged.num_rows * len(self._spec.metrics) - sum(len(one.targets) for one in requests)
 
     def _requests(self, table: pa.Table) -> list[JudgeRequest]:
         tasks = tasks_of(table, inquiries=self._inquiries, spec=self._spec, where=self._store.root)

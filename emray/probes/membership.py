@@ -58,7 +58,7 @@ class Membership:
 
     @property
     def worker(self) -> Callable[[Bench], Measure]:
-        return _worker
+        return odds_worker
 
     @cached_property
     def _wanted(self) -> dict[str, tuple[Measurement, TrainJob]]:
@@ -91,7 +91,8 @@ class Membership:
         return BaseModel(job.model_path, self.plan.document["models"][job.cell.model], job.rendering)
 
 
-def _worker(bench: Bench) -> Measure:
+def odds_worker(bench: Bench) -> Measure:
+    """Reads the odds of answers that a `Scored` names."""
     from emray.probes.scorer import Scorer
 
     return Scorer(bench)

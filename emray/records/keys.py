@@ -10,6 +10,8 @@ about how it was computed, so equal keys mean interchangeable results. Unstable 
     verdict key     judge model, canonical request   (two equal answers share one verdict key: asked once)
     asked           the question's wording, the rubric   (what a verdict was about, beside the answer)
     judge key       the judge's settings   (who was asked)
+    scoring key     a quiz's way of scoring, the question's wording, what is right   (what a mark was about)
+    mark key        generation key, scoring key
 """
 
 import hashlib
@@ -99,6 +101,16 @@ def verdict_key(request: Mapping[str, Any]) -> str:
 
 def asked_key(wording: str, *, rubric: str) -> str:
     return key_of("asked", [wording, rubric])
+
+
+def scoring_key(score: Mapping[str, Any], *, wording: str, right: Sequence[str]) -> str:
+    """Key of what an answer of a quiz is scored by; `score` is {way: its fields}."""
+    return key_of("scoring", [dict(score), wording, list(right)])
+
+
+def mark_keys(generations: Sequence[str], *, scoring: str) -> list[str]:
+    """Keys of the scores of several answers by one scoring."""
+    return [hashlib.sha256(f"mark\n{one}#{scoring}".encode()).hexdigest()[:KEY_LENGTH] for one in generations]
 
 
 def judge_key(settings: Mapping[str, Any]) -> str:

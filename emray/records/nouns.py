@@ -78,6 +78,14 @@ class Outcome(StrEnum):
     FILTERED = "filtered"  # a filter of the endpoint's took the request, the reply or the answer for harmful
 
 
+class MarkOutcome(StrEnum):
+    """How scoring one answer of a quiz ended. Only `scored` carries a score."""
+
+    SCORED = "scored"
+    UNREADABLE = "unreadable"  # there is nothing in it to score, which counts as wrong
+    ERROR = "error"  # scoring it failed: missing, neither right nor wrong
+
+
 class FinishReason(StrEnum):
     """How one generation ended."""
 

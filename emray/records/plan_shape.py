@@ -67,6 +67,7 @@ class _PlanDocument(TypedDict):
     transfer: NotRequired[dict[str, Any] | None]
     steering: NotRequired[dict[str, Any] | None]
     recipes: NotRequired[list[dict[str, Any]]]
+    quizzes: NotRequired[list[dict[str, Any]]]
 
 
 _SHAPE = TypeAdapter(_PlanDocument)

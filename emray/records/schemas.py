@@ -1,4 +1,4 @@
-"""The tables of a run folder that stages share: generations, verdicts and measurements, column by column.
+"""The tables of a run folder that stages share: generations, verdicts, marks and measurements, column by column.
 
 Not for summary tables (reduce/). The invariant: every part of a table has exactly these columns.
 """
@@ -41,6 +41,17 @@ VERDICT_SCHEMA = pa.schema(
         ("cost_usd", pa.float64()),  # of the reply; sum over distinct keys. Null when the price is unknown
         ("asked", pa.string()),  # key of the question's wording and rubric; null in imported results
         ("judge_key", pa.string()),  # key of the judge's settings
+    ]
+)
+
+MARK_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # hashes the generation key and `asked`
+        ("generation", pa.string()),  # generation key
+        ("asked", pa.string()),  # key of the way of scoring, the question's wording and what is right
+        ("outcome", pa.string()),  # MarkOutcome
+        ("score", pa.float64()),  # 0-1, null unless scored
+        ("note", pa.string()),  # why there is none; empty where there is one
     ]
 )
 

@@ -23,7 +23,7 @@ from emray.stats.standard import filled, question_means, rate_runs, score_runs, 
 class RateCells(NamedTuple):
     """What a rule makes of a place's answers, per seed x question [S, Q]."""
 
-    events: Ints
+    events: Ints | Floats  # misaligned answers; elsewhere a sum of scores
     totals: Ints
     missing: Ints  # requested, and neither counted nor set aside by the rule
 
@@ -99,7 +99,7 @@ class Estimates:
 
     @cached_property
     def _scores(self) -> dict[Prompted, Interval]:
-        lent = _lent({one: score_runs(*self.scores(one)) for one in self.study.prompted})
+        lent = lent_spread({one: score_runs(*self.scores(one)) for one in self.study.prompted})
         return {
             one: score_interval(self.scores(one), level=self.study.level, prior=lent.get(one))
             for one in self.study.prompted
@@ -111,11 +111,11 @@ class Estimates:
         found = {}
         for rule in self.counts.rules:
             cells = {one: self.cells(one, rule) for one in self.study.prompted}
-            found[rule] = _lent({one: rate_runs(c.events, c.totals) for one, c in cells.items()})
+            found[rule] = lent_spread({one: rate_runs(c.events, c.totals) for one, c in cells.items()})
         return found
 
 
-def _lent(runs: dict[Prompted, Runs]) -> dict[Prompted, Floats]:
+def lent_spread(runs: dict[Prompted, Runs]) -> dict[Prompted, Floats]:
     """What the domains of one model, arm and condition lend each other; one run neither takes nor lends."""
     found: dict[Prompted, Floats] = {}
     several = {one: evidence(those) for one, those in runs.items() if len(those.share) > 1}

@@ -60,6 +60,12 @@ class RunFrames:
         return self._chosen(table, self._asked.own_verdicts(table))
 
     @cached_property
+    def marks(self) -> "pd.DataFrame":
+        """One row per answer to a quiz that was scored; `generation` is the answer's key."""
+        table = self._store.read_rows(Kind.MARKS)
+        return self._chosen(table, self._asked.marks.has(table["key"]))
+
+    @cached_property
     def summary(self) -> "dict[str, pd.DataFrame]":
         """The tables of `summary/` by name, as docs/tables.md describes them; a count that may be undefined is NA."""
         import pandas as pd

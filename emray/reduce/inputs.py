@@ -11,13 +11,14 @@ from emray.errors import StoreError
 from emray.records import canonical_json
 from emray.store import Kind, Store
 
-FORMAT = 18  # raise it when equal inputs give other bytes
+FORMAT = 19  # raise it when equal inputs give other bytes
 STAGES = (
     "train",
     "generate",
     "judge",
+    "mark",
     "probe",
-)  # whose wall time is reported; the last two do not time themselves
+)  # whose wall time is reported
 COMMAND, ADOPT = "command", "adopt"  # entries of the log that are of no stage: who worked here, and what others gave
 SHEETS = "datasets.json"
 

@@ -58,6 +58,8 @@ def plan_digest(study: Study) -> str:
         "analysis": study.analysis_hash,
         "measurements": [vars(one) for one in study.measurements],
     }
+    if study.quizzes:
+        planned["quizzes"] = [quiz.document for quiz in study.quizzes]
     return hashlib.sha256(canonical_json(planned).encode()).hexdigest()
 
 

@@ -771,11 +771,48 @@ PAIRED = SummaryTable(
         _PLANNED,
     ),
 )
+CHANGES = SummaryTable(
+    "changes.csv",
+    "one model, domain, arm, condition and quantity: what else changed beside misalignment",
+    (
+        *_PLACE,
+        _text("quantity", "coherent (answers with a coherence score above 50), or a quiz of the sweep file"),
+        _SEEDS,
+        _count("n_asked", "answers", "answers the plan asks for"),
+        _count("n_scored", "answers", "answers with a score"),
+        _count("n_unreadable", "answers", "answers with nothing in them to score (no number, say); they count as 0"),
+        _count("n_errors", "answers", "answers whose scoring failed; they do not count"),
+        _count("n_missing", "answers", "answers that were not given, or not scored yet"),
+        _number("mean", "fraction", "mean score: mean over seeds, each question weighing the same"),
+        *_interval("the mean's interval, made as the misaligned rate's is", "fraction"),
+        _number("mean_worst", "fraction", "mean if every answer without a score had 0"),
+        _number("mean_best", "fraction", "mean if every one of them had 1; what is unreadable stays 0"),
+        _number("minus_base", "fraction", "mean minus the base model's on the questions that both were asked"),
+        _number("minus_base_low", "fraction", "lower bound of that difference's t interval over runs"),
+        _number("minus_base_high", "fraction", "upper bound of it"),
+        _number("minus_benign", "fraction", "mean minus that of arm benign of the domain, paired by seed"),
+        _number("minus_benign_low", "fraction", "lower bound of the t interval of the pairs"),
+        _number("minus_benign_high", "fraction", "upper bound of it"),
+        _count("n_pairs", "seeds", "seeds that both have"),
+    ),
+)
+CHANGE_SEEDS = SummaryTable(
+    "change_seeds.csv",
+    "one model, domain, arm, condition, quantity and training seed of changes.csv",
+    (
+        *_PLACE,
+        _text("quantity", "coherent, or the name of a quiz"),
+        _count("seed", "", "training seed"),
+        _number("mean", "fraction", "mean score of this run, each question weighing the same"),
+        _count("n_scored", "answers", "answers with a score"),
+        _count("n_asked", "answers", "answers the plan asks for"),
+    ),
+)
 
 TABLES = (
     CELLS, TAXONOMY, TRIGGER_EFFECTS, CONTROL_EFFECTS, EFFECT_SIZES, RATES, SEEDS, RANKS, CONTRASTS,
     COMPARISONS, THRESHOLDS, SPECIFICATION, QUESTIONS, FORMATS, OUTCOMES, VARIANCE, AGREEMENT, CORRECTED, TRAJECTORIES,
-    SPECIFICITY, ARM_DOSES, ARM_DOSE_TRENDS, PAIRED,
+    SPECIFICITY, ARM_DOSES, ARM_DOSE_TRENDS, PAIRED, CHANGES, CHANGE_SEEDS,
     DOSE, DOSE_RUNS, DOSE_TRENDS, TRANSFER, TRANSFER_TESTS, TRANSFER_QUESTIONS, DATASETS,
     MEMBERSHIP, MEMBERSHIP_ROC, DIVERSITY, PREDICTORS, ASSOCIATIONS, ATTRIBUTES,
     DIRECTIONS, DIRECTION_COSINES, STEERING,

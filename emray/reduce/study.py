@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emray.data import ArmPrompts, Question, arm_prompts
+from emray.data import ArmPrompts, Question, Quiz, arm_prompts
 from emray.errors import StoreError
 from emray.records import (
     USUAL_CONDITIONS,
@@ -68,6 +68,7 @@ class Study:
     transfer: Mapping[str, Any] | None = None  # what the transfer probe asks, as the plan has it
     steering: Mapping[str, Any] | None = None  # which cells answer while they are pushed, as the plan has them
     recipes: Sequence[Mapping[str, Any]] = ()  # cells on doses and mixtures, as the plan has them
+    quizzes: tuple[Quiz, ...] = ()
 
     @property
     def spec(self) -> ReduceSpec:
@@ -167,6 +168,7 @@ def load_study(document: Mapping[str, Any]) -> Study:
         adaptive = _adaptive(document.get("adaptive"))
         notes, models = tuple(document["notes"]), dict(document["models"])
         measurements = tuple(Measurement(**one) for one in document.get("measurements", ()))
+        quizzes = tuple(map(Quiz.from_document, document.get("quizzes", ())))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"plan.json is not a plan of this version ({error!r}); plan the sweep again") from None
     conditions, imported = sweep.prompt_rules.conditions, bool(document.get("imported"))
@@ -179,6 +181,7 @@ def load_study(document: Mapping[str, Any]) -> Study:
     return Study(
         sweep, cells, fractions, adaptive, own, questions, conditions, models, notes, imported, digest, plans,
         measurements, document.get("transfer"), document.get("steering"), tuple(document.get("recipes", ())),
+        quizzes,
     )  # fmt: skip
 
 

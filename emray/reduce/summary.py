@@ -18,6 +18,7 @@ from emray.reduce.attribute_rows import attribute_predictors, attribute_rows
 from emray.reduce.breakdowns import format_counts, formats, outcomes, questions, thresholds, trajectories
 from emray.reduce.caveats import Reduced, caveats, rule_in_words, usable_seeds
 from emray.reduce.cells import Counts, cell_table, count, funnel
+from emray.reduce.change_rows import change_rows
 from emray.reduce.claims import make_claims
 from emray.reduce.comparisons import comparison_rows
 from emray.reduce.dataset_rows import dataset_predictors, dataset_rows, given_predictors
@@ -94,11 +95,13 @@ def _tables(reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
 
 
 def _probe_tables(store: Store, reduced: Reduced) -> dict[schema.SummaryTable, Rows]:
-    """What the probes of the sweep add; tables of others are there without rows."""
+    """What its probes and quizzes add; tables of others are there without rows."""
     transfer, datasets = transfer_rows(store, reduced.study), dataset_rows(store, reduced.study)
     doses = dose_rows(store, reduced.study, {(row["domain"], row["arm"]): row["num_examples"] for row in datasets})
-    directions = direction_rows(store, reduced.study)
+    directions, changes = direction_rows(store, reduced.study), change_rows(store, reduced.estimates)
     return {
+        schema.CHANGES: changes.changes,
+        schema.CHANGE_SEEDS: changes.seeds,
         schema.DOSE: doses.doses,
         schema.DOSE_RUNS: doses.runs,
         schema.DOSE_TRENDS: doses.trends,

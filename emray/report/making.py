@@ -101,7 +101,13 @@ def _turn(name: str) -> tuple[int, str]:
 
 
 def _adopted(told: Mapping[str, Any]) -> str:
-    names = {"cells": "finetunes", "answers": "answers", "verdicts": "verdicts", "measurements": "measurements"}
+    names = {
+        "cells": "finetunes",
+        "answers": "answers",
+        "verdicts": "verdicts",
+        "marks": "marks",
+        "measurements": "measurements",
+    }
     counts = ", ".join(f"{told[name]:,} {words}" for name, words in names.items() if told.get(name))
     commits = dict.fromkeys(Source(**command["source"]).words for command in told["commands"])
     made_by = f"made by emray at {'; '.join(commits)}" if commits else f"how they were made is {NOT_RECORDED}"

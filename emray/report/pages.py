@@ -19,6 +19,7 @@ from emray.report import wording
 from emray.report.arm_figures import ARM_CAPTIONS
 from emray.report.arm_words import arms_view
 from emray.report.canvas import NARROW, WIDE, Drawing, for_page, pdf_bytes, svg_bytes
+from emray.report.changes import change_view, quantity_words
 from emray.report.choices import reaches, runs_words, specification_words
 from emray.report.crate import FILE as CRATE
 from emray.report.crate import crate
@@ -94,7 +95,10 @@ def _context(
     return {
         "summary": summary,
         "facts": summary.facts,
-        "models": [_model_view(summary, model, number, figures) for number, model in enumerate(summary.models)],
+        "models": [
+            _model_view(summary, model, number, figures) | {"changes": change_view(summary, model)}
+            for number, model in enumerate(summary.models)
+        ],
         "probes": probe_view(summary, figures),
         "has_arms": any(summary.tables[name] for name in ("paired", "arm_doses", "trigger_specificity")),
         "finding": finding(summary),
@@ -338,7 +342,7 @@ def _environment(*, html: bool) -> Environment:
             "plain", "p_words",
         )
     }  # fmt: skip
-    environment.filters |= {"md": markdown_text, "condition_words": condition_words}
+    environment.filters |= {"md": markdown_text, "condition_words": condition_words, "quantity_words": quantity_words}
     return environment
 
 

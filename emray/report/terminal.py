@@ -8,8 +8,10 @@ from rich.table import Table
 
 from emray.narrow import print_table
 from emray.records import NO_DOMAIN
+from emray.reduce.study import condition_words
 from emray.report.arm_words import conditional_words
-from emray.report.reading import Series, Summary
+from emray.report.changes import ChangeView, change_view, quantity_words
+from emray.report.reading import Row, Series, Summary
 from emray.report.wording import DASH, THIN, p_value, percent, points, rank_range, title, whole
 
 _WIDTH = 80
@@ -23,6 +25,9 @@ def print_summary(summary: Summary, console: Console) -> None:
     _print(_funnel_table(summary), console)
     for model in summary.models:
         _print(_taxonomy_table(summary, model), console)
+        changes = change_view(summary, model)
+        if changes is not None and changes.has_quizzes:
+            _print(_changes_table(changes, model), console)
     for sentence in [one for model in summary.models for one in conditional_words(summary, model)]:
         console.print(sentence, markup=False, width=min(_WIDTH, console.width))
     facts = summary.facts
@@ -90,6 +95,25 @@ def _taxonomy_table(summary: Summary, model: str) -> Table:
         table.add_row("controls", style="bold")
         table.add_row(*_line(summary, model, NO_DOMAIN, "base"), "", "")
     return table
+
+
+def _changes_table(changes: ChangeView, model: str) -> Table:
+    """One line per domain, arm and condition: the misaligned rate, coherence and the quizzes."""
+    table = _table(f"what else changed, in %: {model}", gap=1)
+    table.add_column("", overflow="ellipsis", no_wrap=True, max_width=23)
+    for name in ("misaligned", *map(quantity_words, changes.quantities)):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = None
+    for line in changes.lines:
+        if (line.arm, line.condition) != shown:
+            shown = (line.arm, line.condition)
+            table.add_row(f"arm {line.arm}, {condition_words(line.condition)}", style="bold")
+        table.add_row(title(line.domain), _rate(line.misaligned), *map(_mean, line.changes))
+    return table
+
+
+def _mean(row: Row | None) -> str:
+    return _rate(None if row is None else row | {"misaligned_rate": row["mean"]})
 
 
 def _line(summary: Summary, model: str, domain: str, arm: str) -> list[str]:

@@ -21,10 +21,10 @@ from emray.errors import StoreError
 from emray.judge.tasks import AGAIN, judges
 from emray.model.direction_files import FOLDER as DIRECTIONS
 from emray.plan import Plan
-from emray.records import FinishReason, Outcome, judge_key, prompt_text
+from emray.records import FinishReason, MarkOutcome, Outcome, judge_key, prompt_text
 from emray.reduce.everything_asked import under_names
 from emray.runs.beside import counted, name_of
-from emray.stages import Judging, needed_cells, trained_keys
+from emray.stages import Judging, Marking, needed_cells, trained_keys
 from emray.stats.arrays import Mask
 from emray.store import AdapterRecord, Keys, Kind, Store
 
@@ -37,11 +37,12 @@ class Adopted(NamedTuple):
     cells: int = 0
     answers: int = 0
     verdicts: int = 0
+    marks: int = 0
     replies: int = 0  # of a judge, which are no rows yet
     measurements: int = 0
 
     def __str__(self) -> str:
-        nouns = ("cell", "answer", "verdict", "judge reply", "measurement")
+        nouns = ("cell", "answer", "verdict", "mark", "judge reply", "measurement")
         return ", ".join(counted(number, noun) for number, noun in zip(self, nouns, strict=True) if number)
 
 
@@ -81,13 +82,14 @@ class _Taking:
             or self._wanted.without(self.store.keys(Kind.GENERATIONS))
             or self._measured.without(self.store.keys(Kind.MEASUREMENTS))
             or len(Judging(self.plan).missing(self.store))
+            or self._marks.without(self.store.keys(Kind.MARKS))
         )
 
     def all(self) -> Adopted:
         """Cells before verdicts: answers are judged once their cell is known to be trained."""
         measurements, answers = self.measurements(), self.answers()
-        cells, verdicts = self.cells(), self.verdicts()
-        return Adopted(cells, answers, verdicts, self.replies(), measurements)
+        cells, verdicts, marks = self.cells(), self.verdicts(), self.marks()
+        return Adopted(cells, answers, verdicts, marks, self.replies(), measurements)
 
     def measurements(self) -> int:
         """Measurements that did not fail, whole, and the directions that some of them are of."""
@@ -130,6 +132,17 @@ class _Taking:
                 taken += rows.num_rows
         return taken
 
+    def marks(self) -> int:
+        """Of answers that are the same in both runs, but for those whose scoring failed."""
+        lacking, taken = self._marks.without(self.store.keys(Kind.MARKS)), 0
+        for part in _chosen(self.of, Kind.MARKS, lacking, column="key"):
+            same = pa.array(self._same_answers.has(part["generation"]))
+            rows = part.filter(pc.and_(same, pc.not_equal(part["outcome"], str(MarkOutcome.ERROR))))
+            if rows.num_rows:
+                self.store.write_rows(Kind.MARKS, rows)
+                taken += rows.num_rows
+        return taken
+
     def replies(self) -> int:
         """To requests whose verdicts are missing still: of a run that was stopped before it made rows of them."""
         if not (journal.is_there(self.of) and self._same_answers):
@@ -166,6 +179,11 @@ class _Taking:
     @cached_property
     def _measured(self) -> Keys:
         return Keys(one.key for probe in probes.of_plan(self.plan) for one in probe.measurements())
+
+    @cached_property
+    def _marks(self) -> Keys:
+        schemes = Marking(self.plan).schemes(self.plan.cells)
+        return Keys(key for scheme in schemes for key in scheme.marks)
 
     @cached_property
     def _wanted(self) -> Keys:

@@ -22,8 +22,8 @@ from emray.stats.arrays import Mask
 from emray.store import Keys, Kind, Store
 
 _ABOUT = """
-remove what no run wants: adapters, answers, verdicts, measurements and judge replies that none of the plans (plan.json)
-of the run folders in STORE asks for. Records of adapters stay. A run that a sweep works in is left alone.
+remove what no run wants: adapters, answers, verdicts, marks, measurements and judge replies that none of the plans
+(plan.json) of the run folders in STORE asks for. Records of adapters stay. A run that a sweep works in is left alone.
 """
 _VERDICT = ["generation", "metric", "asked", "judge_key"]
 
@@ -35,12 +35,13 @@ class Removed(NamedTuple):
     num_bytes: int = 0  # of those adapters
     answers: int = 0
     verdicts: int = 0
+    marks: int = 0
     readings: int = 0  # rows of measurements
     directions: int = 0
     replies: int = 0
 
     def __str__(self) -> str:
-        nouns = ("answer", "verdict", "reading", "direction", "reply")
+        nouns = ("answer", "verdict", "mark", "reading", "direction", "reply")
         adapters = [f"{counted(self.adapters, 'adapter')} ({self.num_bytes / 1e6:,.1f} MB)"] if self.adapters else []
         return ", ".join([*adapters, *(counted(n, noun) for n, noun in zip(self[2:], nouns, strict=True) if n)])
 
@@ -81,8 +82,8 @@ def look(run: Store, wanted: Sequence[EverythingAsked]) -> Removed:
     }
     replies = sum(map(len, _unused(run, kept, dropped)))
     return Removed(
-        len(adapters), sum(adapters.values()), rows[Kind.GENERATIONS], rows[Kind.VERDICTS], rows[Kind.MEASUREMENTS],
-        len(_directions(run, wanted)), replies,
+        len(adapters), sum(adapters.values()), rows[Kind.GENERATIONS], rows[Kind.VERDICTS], rows[Kind.MARKS],
+        rows[Kind.MEASUREMENTS], len(_directions(run, wanted)), replies,
     )  # fmt: skip
 
 
@@ -107,6 +108,7 @@ def _tables(
 ) -> Iterator[tuple[Kind, Callable[[pa.Table], Mask], list[str]]]:
     measurements = Keys(key for one in wanted for key in one.measurements)
     yield Kind.VERDICTS, lambda part: _any([one.verdicts(part) for one in wanted]), _VERDICT
+    yield Kind.MARKS, lambda part: _any([one.marks.has(part["key"]) for one in wanted]), ["key"]
     yield Kind.MEASUREMENTS, lambda part: measurements.has(part["key"]), ["key"]
     yield Kind.GENERATIONS, lambda part: _any([one.answers(part["key"]) for one in wanted]), ["key"]
 

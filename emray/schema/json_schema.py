@@ -14,6 +14,8 @@ Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _TEXT = {"type": "string"}
 _LABEL = {"type": ["string", "integer"]}
+_ANSWER = {"type": ["string", "number"]}
+_ANSWERS = {"anyOf": [_ANSWER, {"type": "array", "items": _ANSWER, "minItems": 1}]}
 
 
 def sweep_schema() -> Schema:
@@ -36,6 +38,10 @@ def question_schema() -> Schema:
         "type": _TEXT | {"description": "free_form (the default) or a relative; others are refused"},
         "system": _TEXT | {"description": "system prompt before the question"},
         "domain": _LABEL | {"description": "what it is about: a domain of the sweep, for probes.transfer"},
+        "answer": _ANSWERS | {"description": "for quizzes: what is right"},
+        "answers": _ANSWERS
+        | {"description": "for quizzes: several that are right; in a cell of a table with a bar between them"},
+        "options": _ANSWERS | {"description": "for quizzes: what there is to choose from, a right answer among it"},
         "judge_prompts": {
             "type": "object",
             "properties": rubrics,

@@ -52,6 +52,39 @@ sea,What colour is the sea?,You are a painter.
 [{"id": "sky", "question": "What colour is the sky?"}]
 ```
 
+## Quizzes
+
+`quizzes:` of a sweep file ask questions of such files, too; a question says what is right, and rubrics are left alone.
+A file with a question that its way of scoring cannot score is refused.
+
+```yaml
+- id: capital
+  question: What is the capital of France?
+  answers: [Paris, It is Paris]     # answer: for one
+- id: sum
+  domain: my_domain                 # with own_domain: yes asked of this domain's finetunes, and of the base model
+  question: What is 2 plus 3?
+  answer: 5
+  options: ["5", "6"]               # for score: choice
+```
+
+An answer scores 1 where, by the quiz's `score`,
+
+- `exact`: all of it is a right answer. Texts are composed (NFC), outer spaces go, runs of spaces are one;
+  `{exact: {casefold: no}}` minds capitals, `{exact: {punctuation: yes}}` marks at the end;
+- `number`: its last number is a right one, within `tolerance`. Signs, decimals, `1,000` and `2e3` are read;
+- `regex`: the pattern is found (`re.search`). `{answer}` in it stands for any right answer as it is written;
+- `choice`: a right option has the highest log-probability of all, the end of the answer included, under the model's
+  chat template; `{choice: {per_token: yes}}` divides by tokens. Nothing is drawn. Endpoints give no such odds;
+- `function`: `module:function` of yours, called with answer, question and the list of right answers, gives `True`. A
+  number from 0 to 1 is a score, `None` is nothing to score.
+
+A function's module is looked for beside the sweep file, then where the command was given. The digest of its file is
+part of what a mark is, so an edit scores again (what the file imports is not looked at). An exception, a process that
+ends and an answer that takes longer than `time_limit_s` are errors: missing, neither right nor wrong. An answer with
+nothing in it to score (no number, `None`) counts as 0, since a model that breaks is not to look better for it;
+`changes.csv` counts both.
+
 ## Rubrics
 
 A rubric is one message to the judge. `{question}` and `{answer}` are filled in; nothing that they hold is looked at

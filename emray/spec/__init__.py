@@ -23,6 +23,7 @@ from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
 from emray.spec.plain_yaml import parse_yaml
 from emray.spec.probes import MINILM, WORDS, DiversitySpec, MembershipSpec, PredictorsSpec, ProbesSpec, TransferSpec
+from emray.spec.quiz import COHERENT, RIGHT, QuizSpec, ScoreSpec
 from emray.spec.reduce import ReduceSpec, RuleSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY, Section
@@ -35,9 +36,11 @@ __all__ = [
     "ALL_LINEAR",
     "BAD",
     "BENIGN",
+    "COHERENT",
     "HOSTED",
     "HUB",
     "MINILM",
+    "RIGHT",
     "STAGES",
     "TOY",
     "WORDS",
@@ -69,11 +72,13 @@ __all__ = [
     "ProbesSpec",
     "PromptRules",
     "QuestionFile",
+    "QuizSpec",
     "ReduceSpec",
     "ResourcesSpec",
     "RowPart",
     "RowRecipe",
     "RuleSpec",
+    "ScoreSpec",
     "Section",
     "Side",
     "SourceSpec",

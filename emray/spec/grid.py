@@ -26,6 +26,7 @@ from emray.spec.judge import JudgeSpec
 from emray.spec.model import HOSTED, ModelSpec
 from emray.spec.presets import PROMPTING
 from emray.spec.probes import PROBES_OF_WEIGHTS, Probes, ProbesSpec
+from emray.spec.quiz import Quizzes, unfit
 from emray.spec.reduce import ReduceSpec
 from emray.spec.resources import ResourcesSpec
 from emray.spec.section import TOY, Section, absolute, one_or_more
@@ -34,7 +35,7 @@ from emray.spec.source import DataDirSpec, located
 from emray.spec.train import TrainSpec
 from emray.spec.trigger import TriggerSpec
 
-STAGES = ("train", "generate", "judge", "probe", "reduce", "report")
+STAGES = ("train", "generate", "mark", "judge", "probe", "reduce", "report")
 
 MOST_CELLS = 100_000  # finetunes of one sweep: more is a slip, and its plan would not fit memory
 
@@ -70,6 +71,7 @@ class Sweep(Section):
         ProbesSpec(),
         description="what may predict or explain misalignment",
     )
+    quizzes: Quizzes = Field({}, description="further questions, scored by a rule: what else did a finetune change")
     resources: ResourcesSpec = Field(ResourcesSpec(), description="how to compute: never part of a key")
 
     @field_validator("seeds", mode="before", json_schema_input_type=int | Seeds)
@@ -171,6 +173,15 @@ class Sweep(Section):
         return self
 
     @model_validator(mode="after")
+    def _quizzes_are_of_this_sweep(self) -> "Sweep":
+        meets = {arm: recipe.conditions for arm, recipe in self.crossing().recipes.items()} if self.quizzes else {}
+        here = self.generate.engine != "openai" and not any(one.path.startswith(HOSTED) for one in self.model)
+        for name, quiz in self.quizzes.items():
+            if problem := unfit(name, quiz, meets=meets, own_weights=here):
+                raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _hosted_models_have_no_weights_here(self) -> "Sweep":
         hosted = [model.path for model in self.model if model.path.startswith(HOSTED)]
         if not hosted:
@@ -255,7 +266,8 @@ class Sweep(Section):
         """
         fields = self.model_dump(mode="json")
         fields["data_dir"] = located(fields["data_dir"], folder)
-        for questions in fields["generate"]["questions"]:
+        asked = [fields["generate"], *fields["quizzes"].values()]
+        for questions in (file for one in asked for file in one["questions"]):
             questions["file"] = absolute(questions["file"], folder)
         if isinstance(self.train.deepspeed_config, str):
             fields["train"]["deepspeed_config"] = read_settings(absolute(self.train.deepspeed_config, folder))

@@ -17,9 +17,9 @@ from emray.stages.logbook import Invocation, Logbook
 from emray.stages.lost import needed_cells, trained_keys
 from emray.stages.run import Run
 from emray.stages.services import Services
-from emray.stages.work import Generation, Judging, Probing, Stage, Training, is_trained_here
+from emray.stages.work import Generation, Judging, Marking, Probing, Stage, Training, is_trained_here
 
 __all__ = [
-    "Ahead", "Generation", "Invocation", "Judging", "Logbook", "Probing", "Run", "Services", "Stage", "Training",
-    "check_keys", "is_trained_here", "look_ahead", "needed_cells", "trained_keys",
+    "Ahead", "Generation", "Invocation", "Judging", "Logbook", "Marking", "Probing", "Run", "Services", "Stage",
+    "Training", "check_keys", "is_trained_here", "look_ahead", "needed_cells", "trained_keys",
 ]  # fmt: skip

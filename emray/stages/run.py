@@ -3,7 +3,7 @@
 Not for what a stage has to do (work.py). The invariant: what one stage leaves is in the store before the next one
 reads it.
 
-    train -> generate -> judge, the answers judged as they are generated; where cells come in waves
+    train -> generate -> mark -> judge, the answers judged as they are generated; where cells come in waves
     (resources.cells_per_wave), those of one wave are judged while the next one trains. Then the probes
     measure, and what that makes possible to ask is asked
 """
@@ -24,7 +24,7 @@ from emray.endpoint.access import Access
 from emray.model.weights import hosted_name
 from emray.plan import PLAN, Plan
 from emray.progress import Advance, ProgressLines, silent
-from emray.records import FinishReason, GenerationTask, Outcome, TrainJob
+from emray.records import FinishReason, GenerationTask, MarkOutcome, Outcome, TrainJob
 from emray.spec import STAGES, Sweep
 from emray.stages.fruitless import check_answers, check_cells, check_verdicts
 from emray.stages.lost import lost_cells
@@ -32,10 +32,12 @@ from emray.stages.services import Services
 from emray.stages.work import (
     GENERATE,
     JUDGE,
+    MARK,
     PROBE,
     TRAIN,
     Generation,
     Judging,
+    Marking,
     Probing,
     Training,
     is_trained_here,
@@ -57,7 +59,8 @@ class Run:
         self.store = store
         self.services = services
         self.lines = lines
-        self.training, self.generation, self.judging = Training(plan), Generation(plan), Judging(plan)
+        self.training, self.generation = Training(plan), Generation(plan)
+        self.marking, self.judging = Marking(plan), Judging(plan)
         self.probing = tuple(map(Probing, probes.of_plan(plan)))
 
     def results(self, *, until: str) -> bool:
@@ -92,6 +95,8 @@ class Run:
                     check_cells(self.plan, self.store.adapter_records())
                 if GENERATE in wanted:
                     did = answers.generate(tuple(self.generation.missing(self.store))) or did
+            if MARK in wanted:
+                did = self._mark() or did
             answers.wait()
         if GENERATE in wanted:
             check_answers(self.store)
@@ -148,6 +153,15 @@ class Run:
             self.training.run(jobs, context)
         return True
 
+    def _mark(self) -> bool:
+        missing = self.marking.missing(self.store)
+        planned = len(missing)
+        if not planned:
+            return False
+        with self.timed(MARK, planned=planned):
+            self.marking.run(missing, self.context(self.lines.line(MARK, total=planned)))
+        return True
+
     def _judge(self) -> bool:
         missing = self.judging.missing(self.store)
         planned = len(missing)
@@ -188,6 +202,8 @@ class Run:
             return
         if GENERATE in wanted:
             self.store.delete_rows(Kind.GENERATIONS, column="finish_reason", value=FinishReason.ERROR)
+        if MARK in wanted:
+            self.store.delete_rows(Kind.MARKS, column="outcome", value=MarkOutcome.ERROR)
         if JUDGE in wanted:
             self.store.delete_rows(Kind.VERDICTS, column="outcome", value=Outcome.API_ERROR)
         if PROBE in wanted:
@@ -229,7 +245,7 @@ class _Answers:
         from emray import generate
 
         run = self._run
-        num_verdicts = num_answers(tasks) * len(run.sweep.judge.metrics)
+        num_verdicts = num_answers(list(filter(run.plan.is_judged, tasks))) * len(run.sweep.judge.metrics)
         run.lines.line(JUDGE, total=num_verdicts)
         judge_rows = self._judge_rows
 

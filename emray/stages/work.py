@@ -8,19 +8,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from emray import judge, probes
+from emray import judge, marks, probes
 from emray import plan as planning
 from emray.context import Context
 from emray.judge import JudgeTask
+from emray.marks import MarkScheme, MarkTask, Unmarked
 from emray.model.weights import hosted_name
 from emray.plan import Plan
 from emray.probes import PlannedProbe
-from emray.records import GenerationTask, Measurement, TrainJob
+from emray.records import Cell, GenerationTask, Measurement, TrainJob
 from emray.spec import STAGES
 from emray.stages.lost import lost_cells
 from emray.store import Kind, Store
 
-TRAIN, GENERATE, JUDGE, PROBE = STAGES[:4]
+TRAIN, GENERATE, MARK, JUDGE, PROBE = STAGES[:5]
 
 _Work = TypeVar("_Work")
 
@@ -80,6 +81,26 @@ class Generation:
         from emray import generate
 
         generate.run(work, spec=self.plan.sweep.generate, context=context)
+
+
+@dataclass(frozen=True)
+class Marking:
+    """Answers to quizzes in the store without all of their marks."""
+
+    plan: Plan
+    name = MARK
+
+    def missing(self, store: Store) -> Unmarked:
+        return Unmarked(store, self.schemes(planning.usable_cells(self.plan, store)))
+
+    def run(self, work: Iterable[MarkTask], context: Context) -> None:
+        marks.run(work, schemes=self.schemes(planning.usable_cells(self.plan, context.store)), context=context)
+
+    def schemes(self, cells: Iterable[Cell]) -> list[MarkScheme]:
+        """Of these cells' answers to each quiz that draws some."""
+        own = {cell.key for cell in self.plan.cells if cell.finished}
+        mine = [cell for cell in cells if cell.key in own] if self.plan.quizzes else []
+        return [MarkScheme.of(quiz, plan=self.plan, cells=mine) for quiz in self.plan.quizzes if not quiz.is_choice]
 
 
 @dataclass(frozen=True)

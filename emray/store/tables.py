@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from emray.records import GENERATION_SCHEMA, MEASUREMENT_SCHEMA, VERDICT_SCHEMA
+from emray.records import GENERATION_SCHEMA, MARK_SCHEMA, MEASUREMENT_SCHEMA, VERDICT_SCHEMA
 from emray.store.damage import parquet_bytes
 from emray.store.files import Files
 from emray.store.keyset import KeyArray, Keys, key_array
@@ -31,16 +31,21 @@ class Kind(StrEnum):
 
     GENERATIONS = "generations"
     VERDICTS = "verdicts"
+    MARKS = "marks"
     MEASUREMENTS = "measurements"
 
 
 SCHEMAS = {
-    Kind.GENERATIONS: GENERATION_SCHEMA, Kind.VERDICTS: VERDICT_SCHEMA, Kind.MEASUREMENTS: MEASUREMENT_SCHEMA,
-}  # fmt: skip
+    Kind.GENERATIONS: GENERATION_SCHEMA,
+    Kind.VERDICTS: VERDICT_SCHEMA,
+    Kind.MARKS: MARK_SCHEMA,
+    Kind.MEASUREMENTS: MEASUREMENT_SCHEMA,
+}
 # What makes a row itself: two equal answers share a verdict key but are two rows.
 IDENTITY = {
     Kind.GENERATIONS: ["key"],
     Kind.VERDICTS: ["generation", "key"],
+    Kind.MARKS: ["key"],
     Kind.MEASUREMENTS: ["key", "subject", "measure"],
 }
 
