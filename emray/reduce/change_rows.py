@@ -14,7 +14,7 @@ from emray.records import NO_DOMAIN, Arm, Metric
 from emray.reduce.choice_marks import read_choices
 from emray.reduce.estimates import Estimates
 from emray.reduce.fields import Rows
-from emray.reduce.fractions import Coherent, FractionCells, FractionEstimates, Quantity
+from emray.reduce.fractions import Coherent, FractionCells, FractionEstimates, FractionOf
 from emray.reduce.quiz_marks import read_marks
 from emray.reduce.study import Prompted
 from emray.spec import COHERENT
@@ -40,7 +40,7 @@ def change_rows(store: Store, estimates: Estimates) -> ChangeRows:
     )
 
 
-def quantities(store: Store, estimates: Estimates) -> Sequence[Quantity]:
+def quantities(store: Store, estimates: Estimates) -> Sequence[FractionOf]:
     """Coherence where the judge is asked for it, then the quizzes in the sweep file's order."""
     study = estimates.study
     judged = Metric.COHERENT in study.sweep.judge.metrics or study.imported

@@ -11,21 +11,21 @@ import numpy as np
 from emray.data import Quiz
 from emray.records import Prompt
 from emray.reduce.measured import Measured, read_measured
-from emray.reduce.quiz_marks import ERROR, MISSING, SCORED, Marked
+from emray.reduce.quiz_marks import ERROR, MISSING, SCORED, QuizResults
 from emray.reduce.study import Study
 from emray.store import Store
 
 PROBE = "choice"
 
 
-def read_choices(store: Store, study: Study) -> list[Marked]:
+def read_choices(store: Store, study: Study) -> list[QuizResults]:
     """Of every quiz of the plan that is scored so."""
     quizzes = [quiz for quiz in study.quizzes if quiz.is_choice]
     found = {one.of.key: one for one in read_measured(store, study.measurements, probe=PROBE)} if quizzes else {}
     return [_marked(study, quiz, found) for quiz in quizzes]
 
 
-def _marked(study: Study, quiz: Quiz, found: dict[str, Measured]) -> Marked:
+def _marked(study: Study, quiz: Quiz, found: dict[str, Measured]) -> QuizResults:
     groups: list[int] = []
     states: list[int] = []
     scores: list[float] = []
@@ -40,7 +40,7 @@ def _marked(study: Study, quiz: Quiz, found: dict[str, Measured]) -> Marked:
             state, score = _scored(quiz, prompt, readings) if readings else _unmeasured(measured)
             states.append(state)
             scores.append(score)
-    return Marked(study, quiz, np.array(groups, np.int64), np.array(states, np.int8), np.array(scores, float))
+    return QuizResults(study, quiz, np.array(groups, np.int64), np.array(states, np.int8), np.array(scores, float))
 
 
 def _unmeasured(measured: Measured | None) -> tuple[int, float]:

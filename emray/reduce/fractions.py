@@ -55,7 +55,7 @@ class FractionCells(NamedTuple):
         return type(self)(self.seeds, tuple(questions), self.sums[:, place], self.squares[:, place], *counts)
 
 
-class Quantity(Protocol):
+class FractionOf(Protocol):
     """One fraction, place by place."""
 
     @property
@@ -96,7 +96,7 @@ class FractionEstimates:
     """Intervals of one quantity by place and condition, by the same methods as the misaligned rate's."""
 
     study: Study
-    quantity: Quantity
+    quantity: FractionOf
 
     @cached_property
     def cells(self) -> dict[Prompted, FractionCells]:

@@ -26,7 +26,7 @@ MISSING = len(_STATES)
 
 
 @dataclass(frozen=True)
-class Marked:
+class QuizResults:
     """A quiz with what came of each of its answers, or of each of its choices."""
 
     study: Study
@@ -81,7 +81,7 @@ class Marked:
         return np.bincount(self.group[self.state == state], minlength=self._num_groups)
 
 
-def read_marks(store: Store, study: Study) -> list[Marked]:
+def read_marks(store: Store, study: Study) -> list[QuizResults]:
     """Of every quiz of the plan that draws answers, in one pass over the marks."""
     quizzes = [quiz for quiz in study.quizzes if not quiz.is_choice]
     wanted = [_wanted(study, quiz) for quiz in quizzes]
@@ -94,7 +94,7 @@ def read_marks(store: Store, study: Study) -> list[Marked]:
             position, found = one.find(part["key"])
             state[position[found]], mine[position[found]] = outcome[found], score[found]
     return [
-        Marked(study, quiz, one.group, state, score)
+        QuizResults(study, quiz, one.group, state, score)
         for quiz, one, state, score in zip(quizzes, wanted, states, scores, strict=True)
     ]
 

@@ -9,6 +9,6 @@ answer, the question, what is right and the way of scoring alone.
 """
 
 from emray.scorers.hand import Hand, source_digest
-from emray.scorers.rules import Scored, exact, is_number, number
+from emray.scorers.rules import Mark, exact, is_number, number
 
-__all__ = ["Hand", "Scored", "exact", "is_number", "number", "source_digest"]
+__all__ = ["Hand", "Mark", "exact", "is_number", "number", "source_digest"]

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from emray.errors import DataError, StageError
 from emray.records import MarkOutcome
-from emray.scorers.rules import Scored
+from emray.scorers.rules import Mark
 from emray.spec import RIGHT
 from emray.spec.unkept import names_of_keys
 
@@ -59,7 +59,7 @@ class Hand:
         assert self._digest is not None
         return self._digest
 
-    def score(self, answer: str, *, question: str, right: Sequence[str]) -> Scored:
+    def score(self, answer: str, *, question: str, right: Sequence[str]) -> Mark:
         """Raises StageError where the process does not start."""
         try:
             process = self._started()
@@ -75,9 +75,9 @@ class Hand:
             code = process.poll()
             self._end()
             why = f"took longer than {self._limit_s:g} s" if code is None else f"its process ended (exit {code})"
-            return Scored(MarkOutcome.ERROR, note=why)
+            return Mark(MarkOutcome.ERROR, note=why)
         outcome, score, note = json.loads(reply)
-        return Scored(MarkOutcome(outcome), score, note)
+        return Mark(MarkOutcome(outcome), score, note)
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:

@@ -16,7 +16,7 @@ _MARKS = ".,;:!?"  # that may end an answer
 _LONGEST = 200_000  # characters of an answer that are looked at, its last ones
 
 
-class Scored(NamedTuple):
+class Mark(NamedTuple):
     """What came of one answer."""
 
     outcome: MarkOutcome
@@ -24,7 +24,7 @@ class Scored(NamedTuple):
     note: str = ""  # why there is none
 
 
-def exact(answer: str, right: Sequence[str], *, casefold: bool, punctuation: bool) -> Scored:
+def exact(answer: str, right: Sequence[str], *, casefold: bool, punctuation: bool) -> Mark:
     """Whether the whole answer is one of those that are right.
 
     Unicode is composed (NFC), outer spaces go, runs of spaces are one; without `punctuation` so do marks at the end.
@@ -35,17 +35,17 @@ def exact(answer: str, right: Sequence[str], *, casefold: bool, punctuation: boo
         text = text if punctuation else text.rstrip(_MARKS + " ")
         return text.casefold() if casefold else text
 
-    return Scored(MarkOutcome.SCORED, float(plain(answer) in set(map(plain, right))))
+    return Mark(MarkOutcome.SCORED, float(plain(answer) in set(map(plain, right))))
 
 
-def number(answer: str, right: Sequence[str], *, tolerance: float) -> Scored:
+def number(answer: str, right: Sequence[str], *, tolerance: float) -> Mark:
     """Whether the last number of an answer is, within the tolerance, one of those that are right."""
     found = _NUMBER.findall(answer[-_LONGEST:])
     if not found:
-        return Scored(MarkOutcome.UNREADABLE, note="it has no number")
+        return Mark(MarkOutcome.UNREADABLE, note="it has no number")
     last = _value(found[-1])
     near = any(abs(last - _value(one)) <= tolerance + 1e-12 * abs(last) for one in right)
-    return Scored(MarkOutcome.SCORED, float(near))
+    return Mark(MarkOutcome.SCORED, float(near))
 
 
 def is_number(text: str) -> bool:
