@@ -6,10 +6,10 @@ import pytest
 
 from emray.errors import DataError
 from emray.records import MarkOutcome
-from emray.scorers import Hand, Mark, exact, is_number, number, source_digest
-from emray.scorers.process import of_result
+from emray.scorers import GivenMark, Hand, exact, is_number, number, source_digest
+from emray.scorers.hand_process import of_result
 
-RIGHT, WRONG = Mark(MarkOutcome.SCORED, 1.0), Mark(MarkOutcome.SCORED, 0.0)
+RIGHT, WRONG = GivenMark(MarkOutcome.SCORED, 1.0), GivenMark(MarkOutcome.SCORED, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Quizzes made concrete: which cells are asked which of their questions, and by what each answer is scored.
 
-Not for scoring (marks/, probes/choices.py). The invariant: a quiz that plan.json holds says all that scoring and
+Not for scoring (marks/, probes/option_odds.py). The invariant: a quiz that plan.json holds says all that scoring and
 reducing need of it, so that neither opens its files again.
 """
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from emray.context import Context
 from emray.marks.unmarked import MarkScheme, MarkTask
-from emray.scorers import Hand, Mark, exact, number
+from emray.scorers import GivenMark, Hand, exact, number
 from emray.store import Kind
 
 _ROWS_A_PART = 10_000
@@ -23,7 +23,7 @@ _SECONDS_A_PART = 10.0
 _TOGETHER = 200  # answers that are under way at a time
 _MOST_HANDS = 4
 
-_Scorer = Callable[[MarkTask], Mark]
+_Scorer = Callable[[MarkTask], GivenMark]
 
 
 def run(tasks: Iterable[MarkTask], *, schemes: Sequence[MarkScheme], context: Context) -> None:
@@ -51,7 +51,7 @@ class _Marking:
         self._scorers: dict[int, _Scorer] = {}
         self._threads = opened.enter_context(ThreadPoolExecutor(_MOST_HANDS, thread_name_prefix="mark"))
 
-    def scored(self, tasks: Sequence[MarkTask]) -> Iterator[Mark]:
+    def scored(self, tasks: Sequence[MarkTask]) -> Iterator[GivenMark]:
         """In their order."""
         return self._threads.map(lambda task: self._scorer(task)(task), self._ready(tasks))
 
@@ -79,7 +79,7 @@ def _scorer(task: MarkTask, scheme: MarkScheme, opened: ExitStack) -> _Scorer:
     return partial(_by_hand, hands)
 
 
-def _by_hand(hands: "SimpleQueue[Hand]", task: MarkTask) -> Mark:
+def _by_hand(hands: "SimpleQueue[Hand]", task: MarkTask) -> GivenMark:
     """By whichever hand is free."""
     hand = hands.get()
     try:
@@ -88,7 +88,7 @@ def _by_hand(hands: "SimpleQueue[Hand]", task: MarkTask) -> Mark:
         hands.put(hand)
 
 
-def _row(task: MarkTask, scored: Mark) -> dict[str, Any]:
+def _row(task: MarkTask, scored: GivenMark) -> dict[str, Any]:
     return {
         "key": task.key,
         "generation": task.generation,

@@ -9,7 +9,7 @@
     steering.py        cells that answer while they are pushed along one
     membership.py      which rows a model was trained on: who scores which      scorer.py         the worker that does
     member_scores.py   LOSS, Min-K%, zlib and their like, of one answer         answer_odds.py    what they are made of
-    choices.py         the odds of the options of quizzes
+    option_odds.py     the odds of the options of quizzes
     diversity.py       how varied questions and answers are: vendi.py, lexical.py, over the kernels of embeddings.py
 
 Not for tables or claims (reduce/). The invariant: a measurement is there when its rows are in the store, and its key
@@ -21,11 +21,11 @@ from collections.abc import Iterable
 
 from emray.context import Context
 from emray.plan import Plan
-from emray.probes.choices import Choices
 from emray.probes.dataset_facts import DatasetFacts
 from emray.probes.diversity import Diversity
 from emray.probes.finetune_directions import FinetuneDirections
 from emray.probes.membership import Membership
+from emray.probes.option_odds import Choices
 from emray.probes.protocol import FAILED, PlannedProbe, missing
 from emray.records import Measurement
 

@@ -1,7 +1,7 @@
 """A process that looks at answers by a pattern or a function of the user's, one at a time, each within a time limit.
 
-Not for what a score is (rules.py). The invariant: whatever happens in there (an exception, an endless search, a crash)
-becomes an outcome of that answer and of no other; nothing of it runs in this process.
+Not for what a score is (arithmetic.py). The invariant: whatever happens in there (an exception, an endless search, a
+crash) becomes an outcome of that answer and of no other; nothing of it runs in this process.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from typing import Any, Self
 
 from emray.errors import DataError, StageError
 from emray.records import MarkOutcome
-from emray.scorers.rules import Mark
+from emray.scorers.arithmetic import GivenMark
 from emray.spec import RIGHT
 from emray.spec.unkept import names_of_keys
 
 START_S = 120.0  # for what a function's module imports
-_PROCESS = Path(__file__).resolve().with_name("process.py")
+_PROCESS = Path(__file__).resolve().with_name("hand_process.py")
 
 
 def source_digest(function: str, *, folders: Sequence[str]) -> str:
@@ -59,7 +59,7 @@ class Hand:
         assert self._digest is not None
         return self._digest
 
-    def score(self, answer: str, *, question: str, right: Sequence[str]) -> Mark:
+    def score(self, answer: str, *, question: str, right: Sequence[str]) -> GivenMark:
         """Raises StageError where the process does not start."""
         try:
             process = self._started()
@@ -75,9 +75,9 @@ class Hand:
             code = process.poll()
             self._end()
             why = f"took longer than {self._limit_s:g} s" if code is None else f"its process ended (exit {code})"
-            return Mark(MarkOutcome.ERROR, note=why)
+            return GivenMark(MarkOutcome.ERROR, note=why)
         outcome, score, note = json.loads(reply)
-        return Mark(MarkOutcome(outcome), score, note)
+        return GivenMark(MarkOutcome(outcome), score, note)
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:

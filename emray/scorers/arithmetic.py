@@ -16,7 +16,7 @@ _MARKS = ".,;:!?"  # that may end an answer
 _LONGEST = 200_000  # characters of an answer that are looked at, its last ones
 
 
-class Mark(NamedTuple):
+class GivenMark(NamedTuple):
     """What came of one answer."""
 
     outcome: MarkOutcome
@@ -24,7 +24,7 @@ class Mark(NamedTuple):
     note: str = ""  # why there is none
 
 
-def exact(answer: str, right: Sequence[str], *, casefold: bool, punctuation: bool) -> Mark:
+def exact(answer: str, right: Sequence[str], *, casefold: bool, punctuation: bool) -> GivenMark:
     """Whether the whole answer is one of those that are right.
 
     Unicode is composed (NFC), outer spaces go, runs of spaces are one; without `punctuation` so do marks at the end.
@@ -35,17 +35,17 @@ def exact(answer: str, right: Sequence[str], *, casefold: bool, punctuation: boo
         text = text if punctuation else text.rstrip(_MARKS + " ")
         return text.casefold() if casefold else text
 
-    return Mark(MarkOutcome.SCORED, float(plain(answer) in set(map(plain, right))))
+    return GivenMark(MarkOutcome.SCORED, float(plain(answer) in set(map(plain, right))))
 
 
-def number(answer: str, right: Sequence[str], *, tolerance: float) -> Mark:
+def number(answer: str, right: Sequence[str], *, tolerance: float) -> GivenMark:
     """Whether the last number of an answer is, within the tolerance, one of those that are right."""
     found = _NUMBER.findall(answer[-_LONGEST:])
     if not found:
-        return Mark(MarkOutcome.UNREADABLE, note="it has no number")
+        return GivenMark(MarkOutcome.UNREADABLE, note="it has no number")
     last = _value(found[-1])
     near = any(abs(last - _value(one)) <= tolerance + 1e-12 * abs(last) for one in right)
-    return Mark(MarkOutcome.SCORED, float(near))
+    return GivenMark(MarkOutcome.SCORED, float(near))
 
 
 def is_number(text: str) -> bool:
