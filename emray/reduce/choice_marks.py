@@ -1,7 +1,7 @@
 """A quiz that is scored by choice: from the odds of its options to whether a right one is the likeliest.
 
-Not for reading odds off a model (probes/option_odds.py). Invariant: a question whose options do not all have odds counts
-as one whose scoring failed; options that are equally likely share the choice.
+Not for reading odds off a model (probes/option_odds.py). Invariant: a question whose options do not all have odds
+counts as one whose scoring failed; options that are equally likely share the choice.
 """
 
 from collections.abc import Sequence
