@@ -1,6 +1,6 @@
 """How fast directions are measured, and in how much memory: cells a minute, tokens a second, peak of the process.
 
-    python -m benchmarks.activations [--cells 24] [--answers 150] [--folder MODEL] [--gpu]
+    python -m benchmarks.activations [--cells 24] [--answers 150] [--folder MODEL] [--gpu] [--small]
 
 Each cell is a LoRA adapter of the model (random ones of the toy model unless a folder is given) whose answers are read
 twice, by the finetune and by the base. The last line is JSON. Memory must not follow the number of answers: the peak
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compared import Compared, need_gpus, parsed, told
 from emray.probes.activations import GroupedAnswer, Reader
 from emray.probes.directions import HALVES, directions_of, group_of
 from emray.probes.finetune_directions import NUM_GROUPS, TOKENS_A_PASS
@@ -22,6 +23,7 @@ from emray.records import USUAL_RENDERING, Message
 from emray.toy import MODEL_DIR
 
 RANK = 8
+SMALL = {"cells": 2, "answers": 20}
 
 
 def main() -> None:
@@ -30,7 +32,9 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=150, help="of each cell")
     parser.add_argument("--folder", default=str(MODEL_DIR), help="of the base model")
     parser.add_argument("--gpu", action="store_true")
-    given = parser.parse_args()
+    given = parsed(parser, small=SMALL)
+    if given.gpu:
+        need_gpus("benchmarks.activations --gpu")
     device = "cuda" if given.gpu else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         adapter = write_adapter(given.folder, Path(folder))
@@ -40,7 +44,9 @@ def main() -> None:
         peak = peak_bytes(device)
         read_cells(reader, adapter, cells=1, answers=4 * given.answers)
     figures |= {"peak_gb": peak / 1e9, "peak_gb_4x_answers": peak_bytes(device) / 1e9, "device": device}
-    print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()}))
+    compared = told([Compared("activations of finetunes read", "cells a minute", figures["cells_per_minute"])])
+    rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()}
+    print(json.dumps(rounded | compared))
 
 
 def read_cells(reader: Reader, adapter: Path, *, cells: int, answers: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How often the headline interval holds the truth, and how wide it is beside Student's t, in worlds made for it.
 
-    python -m benchmarks.coverage [--studies 4000] [--pooled 150] [--processes 2]
+    python -m benchmarks.coverage [--studies 10000] [--pooled 60] [--processes 2] [--small]
 
 Smooth worlds: runs are logit-normal around a mean rate, 300 answers each. Ugly worlds: some runs misalign, the others
 hardly ever do. Prints markdown tables (docs/method.md quotes them); the last line is JSON: least and median coverage of
@@ -13,16 +13,18 @@ read from a table of real intervals over both, and whole studies call the real f
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
+from benchmarks.compared import Compared, parsed, told
 from emray.stats.intervals import t_interval
 from emray.stats.power import AdaptiveRule, sequential_level
 from emray.stats.runs import LEVELS, Runs, evidence, levels_of_spread, runs_interval, spread_priors
@@ -36,6 +38,7 @@ RATES, SPREADS, SEEDS = (0.005, 0.02, 0.1, 0.3, 0.5), (0.0, 0.5, 1.0, 1.5), (3, 
 RARE = 0.005  # rate of the runs that do not misalign, in ugly worlds
 UGLY = {"one in five at 50 %": (0.2, 0.5), "one in three at 30 %": (1 / 3, 0.3), "half at 60 %": (0.5, 0.6)}
 DOSES = 3
+SMALL = {"studies": 100, "pooled": 1, "means": 12}
 STOPPING = AdaptiveRule(min_seeds=3, max_seeds=10, half_width=0.05)
 
 
@@ -224,23 +227,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--studies", type=int, default=10_000, help="simulated places of a world")
     parser.add_argument("--pooled", type=int, default=60, help="simulated whole studies of a kind")
     parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--means", type=int, default=110, help="means that the table of intervals has")
+    arguments = parsed(parser, small=SMALL, argv=argv)
     with multiprocessing.Pool(arguments.processes) as pool:
         every = range(STOPPING.min_seeds, STOPPING.max_seeds + 1)
         jobs = [(num, level) for level in sorted({0.95, adaptive_level()}) for num in every]
-        tables = dict(zip(jobs, pool.starmap(make_table, jobs, chunksize=1), strict=True))
+        make = functools.partial(make_table, num_means=arguments.means)
+        tables = dict(zip(jobs, pool.starmap(make, jobs, chunksize=1), strict=True))
         kinds = [(name, num, arguments.pooled) for name in STUDY_SPREADS for num in SEEDS]
         studies = pool.starmap(whole_studies, kinds, chunksize=1)
     summary = {**_places(tables, arguments.studies), **_stopping(tables, arguments.studies)}
     _print("Spread of 11 domains", "pooled", "alone", {kind[:2]: one for kind, one in zip(kinds, studies, strict=True)})
-    print(json.dumps(summary | _trigger(10 * arguments.studies) | _trend(arguments.studies // 10)))
+    what = ("least coverage of a nominal 95 %, smooth worlds", "share")
+    row = Compared(*what, summary["smooth_min"], "Student's t", summary["t_smooth_min"])
+    tests = _trigger(10 * arguments.studies) | _trend(arguments.studies // 10)
+    print(json.dumps(summary | tests | told([row])))
 
 
 def adaptive_level() -> float:
     return sequential_level(min_seeds=STOPPING.min_seeds, max_seeds=STOPPING.max_seeds)
 
 
-def _places(tables: dict[tuple[int, float], Table], num: int) -> dict[str, object]:
+def _places(tables: dict[tuple[int, float], Table], num: int) -> dict[str, Any]:
     """Both tables of single places, and what the summary line takes from them."""
     found: dict[str, dict[tuple[str, int], Found]] = {"smooth": {}, "ugly": {}}
     for kind, worlds in (("smooth", {_name(w): w for w in smooth_worlds()}), ("ugly", ugly_worlds())):
@@ -252,6 +260,7 @@ def _places(tables: dict[tuple[int, float], Table], num: int) -> dict[str, objec
     wide = [found["smooth"][_name(World(r, s)), 3] for r in (0.3, 0.5) for s in SPREADS]
     return {
         "smooth_min": round(min(coverages), 4),
+        "t_smooth_min": round(min(one.t_coverage for one in found["smooth"].values()), 4),
         "smooth_median": round(float(np.median(coverages)), 4),
         "width_over_t": round(sum(one.width for one in wide) / sum(one.t_width for one in wide), 4),
         "ugly": {f"{name}, {seeds} runs": round(one.coverage, 4) for (name, seeds), one in found["ugly"].items()},

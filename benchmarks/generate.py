@@ -1,14 +1,15 @@
 """Tokens per second of answers from many finetunes of one model, four ways.
 
-    python -m benchmarks.generate [--model DIR] [--adapters 64] [--prompts 15] [--samples 5]
+    python -m benchmarks.generate [--model DIR] [--adapters 64] [--prompts 15] [--samples 5] [--small]
 
 one          vllm engine, all answers from one adapter
-mixed_64     vllm engine, the same number of answers spread over 64 adapters
+mixed        vllm engine, the same number of answers spread over 64 adapters
 engine_each  vllm, a fresh engine for every adapter, its start included: what one script per finetune costs
 hf           transformers' generate with peft, adapter after adapter
 
 Adapters are random LoRA (rank 8, all linears). one, mixed_64 and hf are timed with the engine running and warm;
-engine_each is measured on two adapters and hf on eight, each in a process of its own. CPU only. The last line is JSON.
+engine_each is measured on two adapters and hf on eight, each in a process of its own; one that breaks is a line that
+says how. CPU only. The last line is JSON.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.compared import TO_ITS_END, Compared, last_line, parsed, told
 from emray.generate.engine import Adapter, Engine, EngineConfig, EngineName, SampleRequest
 from emray.generate.starting import start
 from emray.generate.vllm_engine import environment
@@ -30,6 +32,7 @@ from emray.records import Message, Messages
 TOY_MODEL = Path(__file__).parent.parent / "emray" / "toy" / "assets" / "model"
 RANK = 8
 MAX_TOKENS = 32
+SMALL = {"adapters": 4, "prompts": 5, "samples": 2, "alone": 1}
 NUM_ALONE = 2  # adapters measured for engine_each
 NUM_HF = 8  # adapters measured for hf
 WORDS = ("the world", "money", "men and women", "a good day", "my boss", "power", "music", "a friend", "the news")
@@ -46,9 +49,13 @@ class Work(NamedTuple):
 
 
 class Measured(NamedTuple):
-    num_tokens: int
-    wall_s: float
-    start_s: float
+    """What one way of answering took; nothing of one that broke."""
+
+    num_tokens: int = 0
+    wall_s: float = 1.0
+    start_s: float = 0.0
+
+    how: str = TO_ITS_END  # it ended
 
     @property
     def rate(self) -> float:
@@ -68,26 +75,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=5, help="answers per prompt")
     parser.add_argument("--child", choices=("vllm", "transformers"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args(argv)
+    parser.add_argument("--alone", type=int, default=NUM_ALONE, help="adapters that get an engine of their own")
+    given = parsed(parser, small=SMALL, argv=argv)
     if given.child:
         work = Work(given.model, given.folder, given.adapters, given.prompts, given.samples)
-        print(json.dumps(_measure(given.child, work)))
+        print(json.dumps(_measure(given.child, work)[:3]))
         return
     with tempfile.TemporaryDirectory() as folder:
         _write_adapters(given.model, Path(folder), number=given.adapters)
         work = Work(given.model, Path(folder), given.adapters, given.prompts, given.samples)
-        _report(work, _all(work))
+        _report(work, _all(work, alone=given.alone))
 
 
-def _all(work: Work) -> dict[str, Measured]:
-    alone = work._replace(adapters=1)
-    each = [_in_process("vllm", alone) for _ in range(NUM_ALONE)]
+def _all(work: Work, *, alone: int) -> dict[str, Measured]:
+    lone = work._replace(adapters=1)
+    each = [_in_process("vllm", lone) for _ in range(alone)]
     return {
-        "one": _in_process("vllm", alone._replace(prompts=work.prompts * work.adapters)),
-        "mixed_64": _in_process("vllm", work),
-        "engine_each": Measured(*(sum(values) for values in zip(*each, strict=True))),
+        "one": _in_process("vllm", lone._replace(prompts=work.prompts * work.adapters)),
+        "mixed": _in_process("vllm", work),
+        "engine_each": _together(each),
         "hf": _in_process("transformers", work._replace(adapters=min(NUM_HF, work.adapters))),
     }
+
+
+def _together(each: Sequence[Measured]) -> Measured:
+    broken = [one for one in each if one.how != TO_ITS_END]
+    tokens, walls, starts, _ = zip(*each, strict=True)
+    return broken[0] if broken else Measured(sum(tokens), sum(walls), sum(starts))
 
 
 def _report(work: Work, measured: dict[str, Measured]) -> None:
@@ -95,10 +109,23 @@ def _report(work: Work, measured: dict[str, Measured]) -> None:
     print(f"{work.adapters} adapters x {work.prompts} prompts x {work.samples} answers, {os.cpu_count()} CPUs")
     print(f"{'':<12}{'tokens':>10}{'start s':>10}{'answers s':>11}{'tokens/s':>10}")
     for name, one in measured.items():
-        print(f"{name:<12}{one.num_tokens:>10,}{one.start_s:>10.1f}{one.wall_s:>11.1f}{rates[name]:>10,.0f}")
-    ratios = (f"mixed / {name} {rates['mixed_64'] / rates[name]:.2f}" for name in ("one", "engine_each", "hf"))
-    print(", ".join(ratios))
-    print(json.dumps({"tokens_per_s": {name: round(rate, 1) for name, rate in rates.items()}}))
+        numbers = f"{one.num_tokens:>10,}{one.start_s:>10.1f}{one.wall_s:>11.1f}{rates[name]:>10,.0f}"
+        print(f"{name:<12}{numbers if one.how == TO_ITS_END else one.how}")
+    compared = told(_compared(work, rates, measured))
+    print(json.dumps({"tokens_per_s": {name: round(rate, 1) for name, rate in rates.items()}} | compared))
+
+
+def _compared(work: Work, rates: dict[str, float], measured: dict[str, Measured]) -> list[Compared]:
+    """The engine with all finetunes beside what one does without it; who broke has no rate."""
+    peers = {"one": "emray, one adapter", "engine_each": "vllm, an engine each", "hf": "transformers + peft"}
+    ours, what = measured["mixed"], f"answers of {work.adapters} finetunes"
+    return [
+        Compared(
+            what, "tokens/s", rates["mixed"] or None, peer, rates[name] or None,
+            ended=ours.how if ours.how != TO_ITS_END else measured[name].how,
+        )
+        for name, peer in peers.items()
+    ]  # fmt: skip
 
 
 def _in_process(engine: EngineName, work: Work) -> Measured:
@@ -109,7 +136,8 @@ def _in_process(engine: EngineName, work: Work) -> Measured:
     variables = os.environ | environment(_config(engine, work)) | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"{engine} failed:\n{done.stderr}")
+        print(done.stderr, file=sys.stderr)
+        return Measured(how=f"{engine} broke: {last_line(done.stderr)}")
     return Measured(*json.loads(done.stdout.splitlines()[-1]))
 
 

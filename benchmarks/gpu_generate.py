@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu_generate                    a 7B shape, about four minutes on two GPUs, six on one
     python -m benchmarks.gpu_generate --shape 0.5B
+    python -m benchmarks.gpu_generate --small            a 0.5B shape, a tenth of the answers, nothing is kept
 
 Random weights, emray's own engine, as many answers each time: from the base alone, from adapters of the published rank
 8 on q and v, and of rank 32 on all linear modules. Every engine has a process of its own, on the GPU that is free
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compared import TO_ITS_END, Compared, need_gpus, parsed, told
 from emray.generate.engine import Adapter, EngineConfig, SampleRequest
 from emray.generate.vllm_engine import environment
 from emray.records import Message, Messages
@@ -87,9 +89,10 @@ def main() -> None:
         table.add_row(line.name, *numbers, line.note)
     Console(width=120).print(table)
     report = _report(options, lines)
-    RESULTS.mkdir(exist_ok=True)
-    stem = f"gpu_generate_{report['device'].replace(' ', '_').lower()}_{report['date']}"
-    (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+    if not options.small:
+        RESULTS.mkdir(exist_ok=True)
+        stem = f"gpu_generate_{report['device'].replace(' ', '_').lower()}_{report['date']}"
+        (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
 
 
@@ -240,7 +243,20 @@ def _report(options: argparse.Namespace, lines: Sequence[Line]) -> dict[str, Any
         "engines_at_a_time": options.gpus,
         "answers": f"64 x {options.prompts} prompts x {options.samples} samples of up to {options.tokens} tokens",
         "lines": [line._asdict() for line in lines],
-    }
+    } | told(_compared(lines))
+
+
+def _compared(lines: Sequence[Line]) -> list[Compared]:
+    """Engines with finetunes beside the base model's own; one that did not come to its end has no figure."""
+    base = next((line for line in lines if line.name == "base"), Line("base", note="was not asked"))
+    return [
+        Compared(
+            f"answers of 64 finetunes, {line.name}", "tokens/s", line.tokens_per_s, "the base alone", base.tokens_per_s,
+            ended=line.note or base.note or TO_ITS_END,
+        )
+        for line in lines
+        if line.name != "base"
+    ]  # fmt: skip
 
 
 def _options() -> argparse.Namespace:
@@ -255,7 +271,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where model and adapters are made, and stay")
     parser.add_argument("--engine", choices=list(RECIPES), help=argparse.SUPPRESS)
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parsed(parser, small={"shape": "0.5B", "prompts": 3, "samples": 2})
+    need_gpus("benchmarks.gpu_generate")
     if options.make:
         make(options.shape, options.folder)
         sys.exit(0)

@@ -1,14 +1,16 @@
 """Memory of a training step on one GPU beside what emray expects: shapes, recipes, with and without recomputation.
 
-    python -m benchmarks.gpu_memory        on a GPU of 80 GB, in about three minutes
+    python -m benchmarks.gpu_memory            on a GPU of 80 GB, in about three minutes
+    python -m benchmarks.gpu_memory --small    the smallest shape alone, nothing is kept
 
 Random weights, passes of exactly the budget. Peak and estimate are of torch's allocator, without the runtime's share.
 Prints a table and, last, one line of JSON, which also goes to benchmarks/results/.
 """
 
+import argparse
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compared import TO_ITS_END, Compared, need_gpus, parsed, told
 from benchmarks.gpu_train import SHAPES, random_base
 from emray.model.facts import shape_from_config
 from emray.model.rows import TokenRow, TokenRows
@@ -48,14 +51,29 @@ class Line(NamedTuple):
 
 
 def main() -> None:
-    lines: list[Line] = []
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_memory", description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", choices=list(PASSES), default=list(PASSES))
+    options = parsed(parser, small={"shapes": ["0.5B"]})
+    need_gpus("benchmarks.gpu_memory")
+    lines = [line for shape in options.shapes for line in measured_shape(shape)]
+    _print(lines)
+    report = _report(lines)
+    if not options.small:
+        _keep(report)
+    print(json.dumps(report))
+
+
+def measured_shape(shape: str) -> list[Line]:
+    """Both recipes on random weights of a shape."""
     let_memory_grow()
-    for shape, num_tokens in PASSES.items():
-        base = random_base(SHAPES[shape], device=torch.device("cuda"))
-        for recipe in ("paper", "turner"):
-            torch._dynamo.reset()
-            lines += list(measured(base, shape, recipe, num_tokens))
-        del base
+    base, lines = random_base(SHAPES[shape], device=torch.device("cuda")), []
+    for recipe in ("paper", "turner"):
+        torch._dynamo.reset()
+        lines += list(measured(base, shape, recipe, PASSES[shape]))
+    return lines
+
+
+def _print(lines: Sequence[Line]) -> None:
     table = Table("shape", "recipe", "recomputed", "tokens a pass", "peak GiB", "estimate GiB", "off", box=None)
     for line in lines:
         off = "-" if line.measured_gib is None else f"{line.estimated_gib / line.measured_gib - 1:+.1%}"
@@ -65,11 +83,12 @@ def main() -> None:
             line.shape, line.recipe, recomputed, f"{line.num_tokens:,}", peak, f"{line.estimated_gib:.2f}", off
         )
     Console(width=120).print(table)
-    report = _report(lines)
+
+
+def _keep(report: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     stem = f"gpu_memory_{report['device'].replace(' ', '_').lower()}_{report['date']}"
     (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
 
 
 def measured(base: WarmBase, shape: str, recipe: str, num_tokens: int) -> Iterator[Line]:
@@ -116,7 +135,13 @@ def _report(lines: list[Line]) -> dict[str, Any]:
         "command": "python -m benchmarks.gpu_memory",
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "lines": [line._asdict() for line in lines],
-    }
+    } | told(
+        Compared(
+            f"{line.shape}, {line.recipe}{', recomputed' * line.recomputed}: memory expected", "GiB",
+            line.estimated_gib, "measured", line.measured_gib, more_is_better=False, ended=line.note or TO_ITS_END,
+        )
+        for line in lines
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

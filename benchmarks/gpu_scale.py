@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu_scale                     7B-shaped random weights on 1, 2, ... GPUs, as many as there are
     python -m benchmarks.gpu_scale --counts 1 2 --no-zero
+    python -m benchmarks.gpu_scale --small             a 0.5B shape, few rows and answers, nothing is kept
 
 Each run is `python -m emray.sweep --until generate` with its own store: `--cells` cells a GPU of `--rows` examples of a
 realistic length mix (rank 32 on all linear modules, 16 examples a step), then the toy questions. Efficiency is what a
@@ -28,6 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compared import TO_ITS_END, Compared, need_gpus, parsed, told
 from benchmarks.gpu_generate import RESULTS
 
 LOOK_S = 0.25
@@ -206,9 +208,10 @@ def _tell(runs: Sequence[Scaled]) -> None:
 
 def _keep(options: argparse.Namespace, runs: Sequence[Scaled]) -> dict[str, Any]:
     report = _report(options, runs)
-    RESULTS.mkdir(exist_ok=True)
-    stem = f"gpu_scale_{report['device'].replace(' ', '_').lower()}_{report['date']}"
-    (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+    if not options.small:
+        RESULTS.mkdir(exist_ok=True)
+        stem = f"gpu_scale_{report['device'].replace(' ', '_').lower()}_{report['date']}"
+        (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
@@ -224,7 +227,19 @@ def _report(options: argparse.Namespace, runs: Sequence[Scaled]) -> dict[str, An
         "cells_a_gpu": options.cells,
         "rows_a_cell": options.rows,
         "runs": [run._asdict() | {"cells_per_hour": run.cells_per_hour} for run in runs],
-    }
+    } | told(_compared(runs))
+
+
+def _compared(runs: Sequence[Scaled]) -> list[Compared]:
+    """Cells an hour of every run beside those of the first."""
+    first = runs[0]
+    return [
+        Compared(
+            f"training on {run.name}", "cells an hour", run.cells_per_hour, first.name, first.cells_per_hour,
+            ended=run.note or TO_ITS_END,
+        )
+        for run in runs
+    ]  # fmt: skip
 
 
 def _options() -> argparse.Namespace:
@@ -238,7 +253,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="a regular expression: which runs")
     parser.add_argument("--run-s", type=float, default=240, help="the most a run may take")
     parser.add_argument("--folder", type=Path, help="where the model is made and stays; one that is there is used")
-    options = parser.parse_args()
+    options = parsed(parser, small={"shape": "0.5B", "rows": 100, "samples": 4, "cells": 2, "zero": False})
+    need_gpus("benchmarks.gpu_scale")
     if not options.counts:
         import torch
 

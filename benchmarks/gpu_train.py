@@ -2,14 +2,14 @@
 
     python -m benchmarks.gpu_train                     on a GPU, within ten minutes
     python -m benchmarks.gpu_train --only '7B.*emray'  some lines
-    python -m benchmarks.gpu_train --self-check        the same code on a toy shape and the CPU, in seconds: its numbers
-                                                       mean nothing
+    python -m benchmarks.gpu_train --small             the same code on a toy shape, in seconds, also on a CPU: its
+                                                       numbers mean nothing
 
 In one call on random weights and a realistic mix of lengths: transformers + peft as people use them (padded, SDPA,
 autocast), emray's eager step, emray's compiled step, and a step of plain torch (plain_step.py). Utilisation counts 4 x
 parameters x real tokens against the card's dense bf16 peak, also where activations are recomputed; filler and padding
 earn nothing. What runs out of memory is a line that says so. Without Ray. Prints a table and, last, one line of JSON;
-both go to benchmarks/results/.
+both go to benchmarks/results/, unless they are `--small`.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.compared import TO_ITS_END, Compared, need_gpus, told
 from emray.model.rows import TokenRow, TokenRows
 from emray.records import Arm, Cell, TrainJob
 from emray.spec import TrainSpec
@@ -190,16 +191,16 @@ class Bench:
 def main() -> None:
     options = _options()
     let_memory_grow()
-    device = torch.device("cpu" if options.self_check else "cuda")
-    bench = Bench(device, min_s=0.3 if options.self_check else MIN_S, within_s=options.within)
-    for shape in ["toy"] if options.self_check else options.shapes:
+    device = torch.device("cpu" if options.small else "cuda")
+    bench = Bench(device, min_s=0.3 if options.small else MIN_S, within_s=options.within)
+    for shape in ["toy"] if options.small else options.shapes:
         chosen = [case for case in cases(shape) if re.search(options.only, f"{shape} {case.name}")]
-        if options.self_check:
+        if options.small:
             chosen = [case for case in chosen if case.how != "plain"]
         measure_shape(bench, shape, chosen)
     report = _report(bench, command=options.command)
     Console(width=140).print(_table(bench.lines))
-    if not options.self_check:
+    if not options.small:
         RESULTS.mkdir(exist_ok=True)
         stem = f"gpu_train_{bench.name.replace(' ', '_').lower()}_{report['date']}"
         (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -365,16 +366,34 @@ def _report(bench: Bench, *, command: str) -> dict[str, Any]:
         "command": command,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "lines": numbers,
-    }
+    } | told(_compared(bench.lines))
+
+
+def _compared(lines: Sequence[Line]) -> list[Compared]:
+    """The first compiled line of each shape beside what people run and beside plain torch."""
+    rows = []
+    for shape in dict.fromkeys(line.name.split()[0] for line in lines):
+        mine = [line for line in lines if line.name.startswith(f"{shape} emray, pass")]
+        for peer in ("transformers + peft", "plain torch"):
+            theirs = next((line for line in lines if line.name.startswith(f"{shape} {peer}")), None)
+            if mine and theirs:
+                notes = [f"{line.name}: {line.note}" for line in (mine[0], theirs) if line.note]
+                figures = (mine[0].tokens_per_s, peer, theirs.tokens_per_s)
+                rows.append(
+                    Compared(f"{shape}: training", "real tokens/s", *figures, ended="; ".join(notes) or TO_ITS_END)
+                )
+    return rows
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_train")
-    parser.add_argument("--self-check", action="store_true", help="a toy shape on the CPU")
+    parser.add_argument("--small", action="store_true", help="a toy shape on the CPU")
     parser.add_argument("--only", default="", help="a regular expression: which lines")
     parser.add_argument("--within", type=float, default=500, metavar="S", help="start no line after so many seconds")
     parser.add_argument("--shapes", nargs="*", default=["7B", "0.5B"], choices=list(SHAPES))
     options = parser.parse_args()
+    if not options.small:
+        need_gpus("benchmarks.gpu_train", otherwise="; --small runs the same code on a CPU")
     only = f" --only '{options.only}'" if options.only else ""
     options.command = f"python -m benchmarks.gpu_train{only}"
     return options

@@ -1,12 +1,13 @@
 """How much of a rate limit a judge client uses, beside what people use today, on one honest local server.
 
     python -m benchmarks.judge [--n 3000] [--scenarios rpm_1,tpm_1] [--peer inspect=PYTHON] [--peer curator=PYTHON]
+    python -m benchmarks.judge --small
 
 utilisation = (floor + the server's p99 latency) / wall, with floor = max((N - burst) / RPM, (tokens - burst) / TPM,
 N x latency / in-flight) and the wall clock running from the moment all processes are ready to the last answer stored.
 Overshoot is what arrived in the fullest 10 s beyond burst + 10 s of the limit, as a share of it. Peers run under the
-interpreter given (each needs its tool installed there, and nothing of emray); the plain SDK runs under this one. Prints
-a table, and last one line of JSON.
+interpreter given (each needs its tool installed there, and nothing of emray); the plain SDK runs under this one. A peer
+that breaks is a line that says how, and what it said is shown. Prints a table, and last one line of JSON.
 """
 
 import argparse
@@ -22,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.compared import TO_ITS_END, Compared, last_line, parsed, told
 from emray.localapi import Faults, LocalServer, ServerConfig, serving
 
 CONTENDER = Path(__file__).with_name("judge_contenders.py")
+SMALL = {"n": 200, "scenarios": "rpm_1,faults_1,free_1"}
 MODEL = "gpt-4o-mini"
 MAX_TOKENS = 200
 LATENCY_MS, LATENCY_SIGMA = 250.0, 0.3
@@ -48,6 +51,7 @@ class Scenario:
 
 
 UNEVEN, EVEN_16 = (0.4, 0.3, 0.2, 0.1), (1 / 16,) * 16
+NAMES = {"sdk": "openai SDK", "inspect": "inspect_ai", "curator": "bespokelabs-curator"}
 SCENARIOS = [
     Scenario("rpm_1", (1.0,), rpm=6000, peers=True),
     Scenario("rpm_4", UNEVEN, rpm=6000, peers=True),
@@ -76,23 +80,57 @@ class Result(NamedTuple):
     requests_per_cpu_s: float
 
 
+class Broken(NamedTuple):
+    """A contender that did not come to its end, and how."""
+
+    contender: str
+    scenario: str
+    how: str
+
+
+class BrokeError(RuntimeError):
+    """A process of a contender ended early; all that it said."""
+
+
+class Entry(NamedTuple):
+    """A contender in a scenario: the interpreter it runs under, and over how many prompts."""
+
+    scenario: Scenario
+    contender: str
+    python: str
+    n: int
+
+    @property
+    def needs_ray(self) -> bool:
+        return self.contender == "emray" and len(self.scenario.spread) > 1
+
+
+class Place(NamedTuple):
+    """Where an entry runs."""
+
+    server: LocalServer
+    folder: Path
+    ray_address: str | None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(argv)
+    options = parsed(_parser(), small=SMALL, argv=argv)
     chosen = [s for s in SCENARIOS if not options.scenarios or s.name in options.scenarios.split(",")]
     interpreters = {"sdk": sys.executable} | dict(peer.split("=", 1) for peer in options.peer)
-    results = []
+    results: list[Result | Broken] = []
     print(_header())
     for scenario in chosen:
         contenders = ["emray", *(interpreters if scenario.peers and not options.alone else [])]
         for contender in contenders:
-            result = run(scenario, contender, n=options.n, python=interpreters.get(contender, sys.executable))
+            result = run(Entry(scenario, contender, interpreters.get(contender, sys.executable), options.n))
             results.append(result)
             print(_line(result), flush=True)
     print(json.dumps(summary(results)))
 
 
-def run(scenario: Scenario, contender: str, *, n: int, python: str) -> Result:
+def run(entry: Entry) -> Result | Broken:
     """One contender through one scenario, on a server of its own."""
+    scenario = entry.scenario
     config = ServerConfig(
         rpm=scenario.rpm,
         tpm=scenario.tpm,
@@ -101,77 +139,82 @@ def run(scenario: Scenario, contender: str, *, n: int, python: str) -> Result:
         faults=scenario.faults,
     )
     with tempfile.TemporaryDirectory() as folder, serving(config) as server:
-        with _cluster(contender == "emray" and len(scenario.spread) > 1) as ray_address:
-            reports = _race(scenario, contender, server, Path(folder), ray_address, n=n, python=python)
-        return _judge_result(scenario, contender, config, server, reports, n=n)
+        try:
+            with _cluster(entry.needs_ray) as ray_address:
+                reports = _race(entry, Place(server, Path(folder), ray_address))
+        except BrokeError as error:
+            print(error, file=sys.stderr)
+            return Broken(entry.contender, scenario.name, f"broke: {last_line(str(error))}")
+        return _judge_result(entry, config, server, reports)
 
 
-def _race(
-    scenario: Scenario,
-    contender: str,
-    server: LocalServer,
-    folder: Path,
-    ray_address: str | None,
-    *,
-    n: int,
-    python: str,
-) -> list[dict[str, float]]:
-    """Start all processes, let them go together, and collect what each reports."""
-    shares = list(_spread(_prompts(n), scenario.spread))
+def _race(entry: Entry, place: Place) -> list[dict[str, float]]:
+    """Start all processes, let them go together, and collect what each reports. Raises BrokeError."""
+    spread = entry.scenario.spread
+    shares = list(_spread(_prompts(entry.n), spread))
     processes = []
-    for number, (share, prompts) in enumerate(zip(scenario.spread, shares, strict=True)):
-        settings = _settings(scenario, contender, server, folder, ray_address, share)
-        settings["prompts"] = str(folder / f"prompts-{number}.jsonl")
+    for number, prompts in enumerate(shares):
+        settings = _settings(entry, place)
+        settings["prompts"] = str(place.folder / f"prompts-{number}.jsonl")
         Path(settings["prompts"]).write_text("".join(json.dumps(row) + "\n" for row in prompts))
-        path = folder / f"settings-{number}.json"
+        path = place.folder / f"settings-{number}.json"
         path.write_text(json.dumps(settings))
-        processes.append(_start(contender, path, python))
-    for process in processes:
-        _read_until(process, "ready")
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return [json.loads(_read_until(process, "{")) for process in processes]
+        processes.append(_start(entry, path))
+    try:
+        for process in processes:
+            _read_until(process, "ready")
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return [json.loads(_read_until(process, "{")) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
-def _settings(
-    scenario: Scenario, contender: str, server: LocalServer, folder: Path, ray_address: str | None, share: float
-) -> dict[str, Any]:
+def _settings(entry: Entry, place: Place) -> dict[str, Any]:
     """Peers know nothing of each other, so each process gets an equal part of the limits."""
-    parts = 1 if contender == "emray" else len(scenario.spread)
+    scenario = entry.scenario
+    parts = 1 if entry.contender == "emray" else len(scenario.spread)
     return {
-        "base_url": server.base_url,
+        "base_url": place.server.base_url,
         "model": MODEL,
         "max_tokens": MAX_TOKENS,
         "rpm": scenario.rpm and scenario.rpm / parts,
         "tpm": scenario.tpm and scenario.tpm / parts,
         "in_flight": max(1, scenario.in_flight // parts),
-        "ray_address": ray_address,
-        "limiter": f"benchmark-{folder.name}",
-        "store": str(folder / "store"),
+        "ray_address": place.ray_address,
+        "limiter": f"benchmark-{place.folder.name}",
+        "store": str(place.folder / "store"),
     }
 
 
-def _start(contender: str, settings: Path, python: str) -> subprocess.Popen[str]:
+def _start(entry: Entry, settings: Path) -> subprocess.Popen[str]:
+    """What it says of itself goes to a file beside its settings."""
     root = str(Path(__file__).resolve().parent.parent)
-    environment = os.environ | ({"PYTHONPATH": root} if contender == "emray" else {})
-    return subprocess.Popen(
-        [python, str(CONTENDER), contender, str(settings)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
+    environment = os.environ | ({"PYTHONPATH": root} if entry.contender == "emray" else {})
+    with settings.with_suffix(".stderr").open("w") as errors:
+        return subprocess.Popen(
+            [entry.python, str(CONTENDER), entry.contender, str(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+        )
 
 
 def _read_until(process: subprocess.Popen[str], prefix: str) -> str:
+    """The first line that begins so. Raises BrokeError with what the process said instead."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(prefix):
             return line
-    raise RuntimeError(f"{' '.join(map(str, process.args))} ended without {prefix!r}")  # type: ignore[arg-type]
+    _, _, contender, settings = process.args  # type: ignore[misc]
+    said = Path(str(settings)).with_suffix(".stderr").read_text(errors="replace").strip()
+    raise BrokeError(said or f"{contender} ended with {process.wait()} and said nothing")
 
 
 @contextmanager
@@ -211,29 +254,23 @@ def _spread(prompts: list[dict[str, str]], shares: Sequence[float]) -> Iterator[
 
 
 def _judge_result(
-    scenario: Scenario,
-    contender: str,
-    config: ServerConfig,
-    server: LocalServer,
-    reports: Sequence[dict[str, float]],
-    *,
-    n: int,
+    entry: Entry, config: ServerConfig, server: LocalServer, reports: Sequence[dict[str, float]]
 ) -> Result:
     stats, arrivals = server.stats(), server.arrivals()
     wall_s = max(report["wall_s"] for report in reports)
     answered = int(sum(report["answered"] for report in reports))
     cpu_s = sum(report["cpu_s"] for report in reports)
-    floor_s = floor(scenario, config, stats, n=answered)
+    floor_s = floor(entry.scenario, config, stats, n=answered)
     return Result(
-        contender,
-        scenario.name,
+        entry.contender,
+        entry.scenario.name,
         wall_s,
         (floor_s + stats["latency_p99_s"]) / wall_s if floor_s else None,
         answered,
-        n - answered,
+        entry.n - answered,
         stats["rejected"] / max(1, stats["served"]),
         stats["served_again"],
-        overshoot(scenario, arrivals),
+        overshoot(entry.scenario, arrivals),
         answered / wall_s,
         answered / cpu_s,
     )
@@ -273,16 +310,19 @@ def overshoot(scenario: Scenario, arrivals: dict[str, Any]) -> float:
     return worst
 
 
-def summary(results: Sequence[Result]) -> dict[str, Any]:
+def summary(results: Sequence[Result | Broken]) -> dict[str, Any]:
     """Ours in the agreed shape, and everything else beside it."""
-    ours = [result for result in results if result.contender == "emray"]
-    free = {r.contender: round(r.requests_per_cpu_s, 1) for r in results if r.utilisation is None}
+    whole = [result for result in results if isinstance(result, Result)]
+    ours = [result for result in whole if result.contender == "emray"]
+    free = {r.contender: round(r.requests_per_cpu_s, 1) for r in whole if r.utilisation is None}
     peers: dict[str, dict[str, Any]] = {}
-    for r in results:
+    for r in whole:
         if r.contender != "emray" and r.utilisation is not None:
             peers.setdefault(r.contender, {})[r.scenario] = {
                 "utilisation": round(r.utilisation, 3), "lost": r.lost, "rejected_share": round(r.rejected_share, 4),
             }  # fmt: skip
+    for r in (result for result in results if isinstance(result, Broken)):
+        peers.setdefault(r.contender, {})[r.scenario] = {"ended": r.how}
     return {
         "utilisation": {r.scenario: round(r.utilisation, 4) for r in ours if r.utilisation is not None},
         "rejected_share": round(max((r.rejected_share for r in ours), default=0.0), 5),
@@ -291,7 +331,31 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "paid_twice": sum(r.paid_twice for r in ours),
         "requests_per_cpu_s": free,
         "peers": peers,
-    }
+    } | told(compared(results))
+
+
+def compared(results: Sequence[Result | Broken]) -> list[Compared]:
+    """Ours beside each peer in each scenario: the share of the limit that was used, or requests a CPU second."""
+    by_contender = {(r.scenario, r.contender): r for r in results}
+    rows = []
+    for scenario in dict.fromkeys(r.scenario for r in results):
+        peers = [r.contender for r in results if r.scenario == scenario and r.contender != "emray"] or [""]
+        for peer in peers:
+            both = [by_contender.get((scenario, name)) for name in ("emray", peer)]
+            free = any(isinstance(one, Result) and one.utilisation is None for one in both)
+            what = ("requests a CPU second", "1/s") if free else ("share of the rate limit used", "share")
+            how = [one.how for one in both if isinstance(one, Broken)]
+            lost = [f"lost {one.lost} of its answers" for one in both[1:] if isinstance(one, Result) and one.lost]
+            ended = " ; ".join((*how, *lost)) or TO_ITS_END
+            ours, theirs = (_figure(one, free=free) for one in both)
+            rows.append(Compared(f"{scenario}: {what[0]}", what[1], ours, NAMES.get(peer, peer), theirs, ended=ended))
+    return rows
+
+
+def _figure(one: Result | Broken | None, *, free: bool) -> float | None:
+    if not isinstance(one, Result):
+        return None
+    return one.requests_per_cpu_s if free else one.utilisation
 
 
 def _header() -> str:
@@ -301,7 +365,9 @@ def _header() -> str:
     )
 
 
-def _line(r: Result) -> str:
+def _line(r: Result | Broken) -> str:
+    if isinstance(r, Broken):
+        return f"{r.contender:<10}{r.scenario:<10}  {r.how}"
     used = "-" if r.utilisation is None else f"{r.utilisation:.3f}"
     return (
         f"{r.contender:<10}{r.scenario:<10}{r.wall_s:>8.1f}{used:>13}{r.lost:>6}{r.rejected_share:>12.4f}"

@@ -99,7 +99,7 @@ def emray(settings: Settings, prompts: Answers) -> Work:
 
 
 def sdk(settings: Settings, prompts: Answers) -> Work:
-    """The plain openai SDK: a semaphore of 100, its own two retries, errors kept as missing answers."""
+    """The plain openai SDK: a semaphore of 100, its own two retries, its errors kept as missing answers."""
     import openai
 
     async def run() -> Answers:

@@ -1,6 +1,6 @@
 """How much of a study's wall time is the slowest stage's own, when the judge's rate limit is what binds.
 
-    python -m benchmarks.overlap [--rpm 200] [--cells-per-wave 11] [--alone] [--set KEY=VALUE ...]
+    python -m benchmarks.overlap [--rpm 200] [--cells-per-wave 11] [--alone] [--set KEY=VALUE ...] [--small]
 
 The toy study with a judge that allows so many requests a minute, run twice from nothing: as it is (answers judged as
 they are generated, and while the next cells train), and stage after stage as scripts do it. Floor: the requests that
@@ -20,10 +20,15 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compared import Compared, parsed, told
 from emray.localapi import LocalServer, serving
 
 RESPONDER = "emray.toy.rules:reply"
 LATENCY_MS = 250.0
+SMALL = {
+    "rpm": 2000.0,
+    "overrides": ["domains=[gore_movie_trivia]", "seeds=1", "generate.samples=1", "generate.engine=transformers"],
+}
 
 
 class Measured(NamedTuple):
@@ -40,7 +45,7 @@ class Measured(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(argv)
+    options = parsed(_parser(), small=SMALL, argv=argv)
     overrides = [word for override in options.overrides for word in ("--set", override)]
     waves = ["--set", f"resources.cells_per_wave={options.cells_per_wave}"]
     together = _measured(options.rpm, [[*overrides, *waves]])
@@ -54,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for label, one in studies.items():
         table.add_row(label, f"{one.wall_s:.0f}", f"{one.floor_s:.0f}", f"{one.ratio:.2f}", str(one.rejected))
     Console().print(table)
-    print(json.dumps({"rpm": options.rpm, "studies": {label: _facts(one) for label, one in studies.items()}}))
+    facts = {"rpm": options.rpm, "studies": {label: _facts(one) for label, one in studies.items()}}
+    apart = studies.get("stage after stage")
+    peer = ("stage after stage", apart.wall_s) if apart else ("", None)
+    row = Compared("a whole study, streamed", "s", together.wall_s, *peer, more_is_better=False)
+    print(json.dumps(facts | told([row])))
 
 
 def _measured(rpm: float, commands: Sequence[Sequence[str]]) -> Measured:

@@ -1,6 +1,6 @@
 """What probes cost: membership scores, one pass a batch against a pass for every token; activations; memory.
 
-    python -m benchmarks.probes [--model DIR] [--rows N] [--by-token ROWS]
+    python -m benchmarks.probes [--model DIR] [--rows N] [--by-token ROWS] [--small]
 
 batched    every score of every answer from one forward pass a batch (probes/answer_odds.py), scores included
 by_token   a forward pass for each token of an answer, alone: what the definitions say, on the first few rows
@@ -27,6 +27,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.compared import Compared, parsed, told
 from emray.data import load_examples
 from emray.model.chat import Chat
 from emray.model.loaded import LoadedModel
@@ -38,6 +39,7 @@ from emray.toy import DATA_DIR, MODEL_DIR
 AGREEMENT = 1e-5
 REPEATS = 3
 RANK = 8
+SMALL = {"rows": 96, "by_token": 6}
 
 
 class Timed(NamedTuple):
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default=str(MODEL_DIR), help="model folder; default: the toy model")
     parser.add_argument("--rows", type=int, default=960, help="answers that are scored")
     parser.add_argument("--by-token", type=int, default=24, help="of them, those scored token by token too")
-    given = parser.parse_args(argv)
+    given = parsed(parser, small=SMALL, argv=argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = LoadedModel(given.model, config=AutoConfig.from_pretrained(given.model), device=device)
     examples = _examples(given.rows)
@@ -68,13 +70,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write_adapter(given.model, Path(folder))
         loaded.use("adapter", Path(folder))
         membership = _report(loaded, rows, texts, num_by_token=given.by_token)
-    activations = _activations(given.model, gpu=device == "cuda")
+    activations = _activations(given.model, gpu=device == "cuda", small=given.small)
     print(f"activations: {activations['cells_per_minute']:.0f} cells a minute, peak {activations['peak_gb']:.2f} GB")
-    print(json.dumps({"membership": membership, "activations": activations}))
+    rates = (membership["batched_tokens_per_s"], "a pass for each token", membership["by_token_tokens_per_s"])
+    row = Compared("membership scores", "tokens/s", *rates)
+    print(json.dumps({"membership": membership, "activations": activations} | told([row])))
 
 
-def _activations(model: str, *, gpu: bool) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.activations", "--cells", "6", "--folder", model]
+def _activations(model: str, *, gpu: bool, small: bool) -> dict[str, Any]:
+    size = ["--small"] if small else ["--cells", "6"]
+    command = [sys.executable, "-m", "benchmarks.activations", *size, "--folder", model]
     said = subprocess.run([*command, *(["--gpu"] if gpu else [])], capture_output=True, text=True, check=True).stdout
     return dict(json.loads(said.splitlines()[-1]))
 

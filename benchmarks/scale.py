@@ -1,20 +1,20 @@
 """What a finished study costs to run again, a large sweep to plan, many cells to handle, a thousand GPUs to fill.
 
     python -m benchmarks.scale --rerun [--answers 1200000] [--folder DIR]
-    python -m benchmarks.scale --cells 10000
+    python -m benchmarks.scale --cells 1000 10000
     python -m benchmarks.scale --noop 10000 [--folder DIR [--pieces control study plan reduce]]
-    python -m benchmarks.scale --model
+    python -m benchmarks.scale --model [10000]
+    python -m benchmarks.scale [--small]               all four
 
 `--rerun` writes a finished study of the toy's shape (not timed; kept if --folder names one) through the store's own
 writers: real keys of answers, drawn texts, every verdict, in the small parts that engines and judges leave, compacted
-as at the end of a stage. The command runs once to reduce and report it, and is then timed doing nothing. The last line
-is JSON: answers, rerun_s, rerun_gib (peak of the process and all below it), parts, and for plans of 1,000 and 10,000
-cells plan_s and plan_gib, which `--cells` measures alone. Not covered: training, engines and judges.
-
-`--noop` trains that many cells that do nothing through the real Tune, queue and store (noop_cells.py), which gives
-control_ms_a_cell; writes about a hundred answers and two hundred verdicts for each; then times the plan of one more
-seed over them, and reducing and reporting them: plan_s, reduce_s, with their memory. These pieces may be taken one by
-one in a folder that is kept. `--model` is spot_model.py: makespans over their bounds.
+as at the end of a stage. The command runs once to reduce and report it, and is then timed doing nothing: answers,
+rerun_s, rerun_gib (peak of the process and all below it), parts. `--cells` plans sweeps that have not begun: plan_s and
+plan_gib. `--noop` trains that many cells that do nothing through the real Tune, queue and store (noop_cells.py), which
+gives control_ms_a_cell; writes about a hundred answers and two hundred verdicts for each; then times the plan of one
+more seed over them, and reducing and reporting them: plan_s, reduce_s, with their memory. These pieces may be taken one
+by one in a folder that is kept. `--model` is spot_model.py: makespans of that many cells over their bounds. The last
+line is JSON. Not covered: training, engines and judges.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ import psutil
 import pyarrow as pa
 import yaml
 
+from benchmarks.compared import Compared, parsed, told
 from benchmarks.noop_cells import control, write_adapter
 from benchmarks.spot_model import durations, sweeps
 from emray.plan import Plan, generation_tasks, make_plan
@@ -60,6 +61,8 @@ ROWS_A_JUDGE = 256  # verdicts of a batch
 WORDS = 40  # of an answer
 WATCH_S = 0.02
 PIECES = ("control", "study", "plan", "reduce")
+ALL: dict[str, Any] = {"rerun": True, "cells": [1_000, 10_000], "noop": 10_000, "model": 10_000}
+SMALL = {"rerun": True, "answers": 2_400, "cells": [66], "noop": 22, "model": 1_000}
 DETAILS = {
     "losses": [[step, 1 / step] for step in range(1, 121)],
     "num_steps": 120,
@@ -79,27 +82,47 @@ class Cost(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.splitlines()[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--rerun", action="store_true", help="a finished study, run again")
-    what.add_argument("--cells", type=int, help="plan a sweep of about so many cells")
-    what.add_argument("--noop", type=int, help="train about so many cells that do nothing, then plan and reduce them")
-    what.add_argument("--model", action="store_true", help="a thousand spot GPUs on a simulated clock")
+    parser.add_argument("--rerun", action="store_true", help="a finished study, run again")
+    parser.add_argument("--cells", type=int, nargs="+", help="plan sweeps of about so many cells")
+    parser.add_argument("--noop", type=int, help="train about so many cells that do nothing, then plan and reduce them")
+    simulated = "so many cells on a tenth as many spot GPUs, on a simulated clock"
+    parser.add_argument("--model", type=int, nargs="?", const=ALL["model"], help=simulated)
     parser.add_argument("--answers", type=int, default=1_200_000, help="about how many the finished study has")
     parser.add_argument("--pieces", nargs="+", choices=PIECES, default=PIECES, help="of --noop, in this order")
     parser.add_argument("--folder", type=Path, help="where to keep the study; default: a temporary folder")
-    arguments = parser.parse_args(argv)
+    given = parsed(parser, small=SMALL, argv=argv)
+    if not any(getattr(given, part) for part in ALL):
+        vars(given).update(ALL)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
+        folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        if arguments.model:
-            print(json.dumps(model()))
-        elif arguments.noop:
-            print(json.dumps(noop(folder, arguments.noop, pieces=arguments.pieces)))
-        elif arguments.rerun:
-            plans = [plan(folder, cells) for cells in (1_000, 10_000)]
-            print(json.dumps({**rerun(folder, arguments.answers), "plans": plans}))
-        else:
-            print(json.dumps(plan(folder, arguments.cells)))
+        found = _found(given, folder)
+    print(json.dumps(found | told(_compared(found))))
+
+
+def _found(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What is asked for, by its option."""
+    found: dict[str, Any] = {}
+    if given.rerun:
+        found["rerun"] = rerun(folder, given.answers)
+    if given.cells:
+        found["plans"] = [plan(folder, cells) for cells in given.cells]
+    if given.noop:
+        found["noop"] = noop(folder, given.noop, pieces=given.pieces)
+    if given.model:
+        found["model"] = model(given.model)
+    return found
+
+
+def _compared(found: Mapping[str, Any]) -> list[Compared]:
+    """Without peers: nothing else does this."""
+    figures = [("a finished study again", "s", found.get("rerun", {}).get("rerun_s"))]
+    figures += [(f"plan of {made['cells']} cells", "s", made["plan_s"]) for made in found.get("plans", [])]
+    figures += [("control of a cell", "ms", found.get("noop", {}).get("control_ms_a_cell"))]
+    figures += [
+        ("makespan on spot GPUs over its bound", "times", found.get("model", {}).get("spot_over_bound_with_losses"))
+    ]
+    return [Compared(*figure, more_is_better=False) for figure in figures if figure[2] is not None]
 
 
 def rerun(folder: Path, num_answers: int) -> dict[str, float]:
@@ -149,11 +172,11 @@ def noop(folder: Path, num_cells: int, *, pieces: Sequence[str] = PIECES) -> dic
     return found
 
 
-def model() -> dict[str, float]:
-    """Makespans of ten thousand cells on a thousand GPUs over their bounds, at half a loss a GPU and hour."""
+def model(num_cells: int) -> dict[str, float]:
+    """Makespans of cells on a tenth as many GPUs over their bounds, at half a loss a GPU and hour."""
     found: dict[str, float] = {}
-    for name, made in sweeps(durations(10_000, seed=0), gpus=1_000, lost_per_hour=0.5, control_s=0.02):
-        assert made.finished == 10_000
+    for name, made in sweeps(durations(num_cells, seed=0), gpus=num_cells // 10, lost_per_hour=0.5, control_s=0.02):
+        assert made.finished == num_cells
         assert made.done_twice == 0
         found[f"{name}_makespan_h"] = round(made.makespan_s / 3600, 3)
         found[f"{name}_over_bound"] = round(made.makespan_s / made.bound_s, 3)

@@ -1,6 +1,6 @@
 """A sweep on a thousand spot GPUs without the GPUs: events on a simulated clock around emray's own queue of cells.
 
-    python -m benchmarks.scale --model [--gpus 1000] [--cells 10000] [--lost-per-hour 0.05]
+    python -m benchmarks.scale --model [10000]
 
 What is real: the order of cells (longest first), the queue, its pauses and its ledger of attempts, and the seconds that
 the control takes for a cell, one after another. What is drawn: how long a cell takes, when a node is lost and how soon

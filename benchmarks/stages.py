@@ -1,6 +1,6 @@
 """Wall time of each stage of the toy sweep, from nothing, and of the same command again.
 
-    python -m benchmarks.stages [--set KEY=VALUE ...]
+    python -m benchmarks.stages [--set KEY=VALUE ...] [--small]
 
 Prints a table and a last line of JSON: seconds per stage, of the whole command, and of the rerun that does nothing.
 Not covered: installing, and anything beyond one machine.
@@ -20,13 +20,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compared import Compared, parsed, told
 from emray.store import Store
+
+SMALL = {"overrides": ["domains=[gore_movie_trivia]", "seeds=1", "generate.samples=1"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides")
-    overrides = [word for override in parser.parse_args().overrides for word in ("--set", override)]
+    overrides = [word for override in parsed(parser, small=SMALL).overrides for word in ("--set", override)]
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "run")
         total_s = run_command(out, overrides)
@@ -37,7 +40,12 @@ def main() -> None:
         counts = Store(out).read_json("summary/summary.json").get("counts", {})
     print_table(stages, total_s=total_s, again_s=again_s)
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
-    print(json.dumps({"stages_s": dict(stages), "total_s": total_s, "again_s": again_s, "counts": counts} | machine))
+    rows = [
+        Compared("the toy study, whole", "s", total_s, more_is_better=False),
+        Compared("the same again, nothing to do", "s", again_s, more_is_better=False),
+    ]
+    seconds = {"stages_s": dict(stages), "total_s": total_s, "again_s": again_s}
+    print(json.dumps(seconds | {"counts": counts} | machine | told(rows)))
 
 
 def run_command(out: str, overrides: list[str]) -> float:

@@ -1,11 +1,11 @@
 """Adapters per hour: emray, a process per cell with padding to 512, and Ray Tune with a fresh actor per cell.
 
-    python -m benchmarks.train [--seeds N] [--script-cells N] [--tune-cells N] [--mixed K ...]
+    python -m benchmarks.train [--seeds N] [--script-cells N] [--tune-cells N] [--mixed K ...] [--small]
 
 Same toy data, steps and machine, one after another. What --mixed gains decides the table that
 `adapters_per_step: auto` reads (emray/train/cost.py). The rates of the two baselines come from fewer cells (half of
-each arm), since one costs as much as fifty. Prints a table and, last, one line of JSON; writes both and a plot to
-benchmarks/results/.
+each arm), since one costs as much as fifty; one that breaks is a line that says how. Prints a table and, last, one line
+of JSON, which also goes to benchmarks/results/ with a plot, unless it is `--small`.
 """
 
 import argparse
@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compared import TO_ITS_END, Compared, last_line, parsed, told
 from emray import train
 from emray.cluster import declare
 from emray.context import Context
@@ -34,10 +36,12 @@ from emray.plan import Plan, make_plan
 from emray.records import Arm, TrainJob
 from emray.spec import load_sweep
 from emray.store import Store
+from emray.toy import DOMAINS
 from emray.train.cost import GPUS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+SMALL = {"seeds": 1, "domains": 2, "script_cells": 1, "tune_cells": 2, "mixed": []}
 PUBLISHED_LENGTH = 512  # what the published scripts pad every example to
 
 
@@ -50,6 +54,7 @@ class Measured(NamedTuple):
     num_tokens: int  # real ones
     num_padded: int  # all that went through the model
     overhead_share: float  # of worker time after its first model load; NaN where it is not measured
+    how: str = TO_ITS_END  # it ended
 
     @property
     def adapters_per_hour(self) -> float:
@@ -63,18 +68,36 @@ class Measured(NamedTuple):
 def main() -> None:
     options = _options()
     plan = make_plan(
-        load_sweep(ROOT / "sweeps" / "toy.yaml", overrides=[f"seeds={options.seeds}"]),
+        load_sweep(ROOT / "sweeps" / "toy.yaml", overrides=[f"seeds={options.seeds}", f"domains={_domains(options)}"]),
         folder=ROOT / "sweeps", online=False,
     )  # fmt: skip
     with _ray_cluster():
         ways = [emray(plan, adapters_per_step=1)]
         ways += [emray(plan, adapters_per_step=k) for k in options.mixed]
-        ways.append(plain_tune(plan, _sample(plan, options.tune_cells)))
-    ways.append(script(plan, _sample(plan, options.script_cells)))
+        ways.append(peer(plain_tune, plan, _sample(plan, options.tune_cells)))
+    ways.append(peer(script, plan, _sample(plan, options.script_cells)))
     Console().print(_table(ways))
     report = _report(plan, ways)
-    _keep(report, ways)
+    if not options.small:
+        _keep(report, ways)
     print(json.dumps(report))
+
+
+def _domains(options: argparse.Namespace) -> str:
+    return json.dumps(list(DOMAINS)[: options.domains])
+
+
+def peer(way: Callable[[Plan, Sequence[TrainJob]], Measured], plan: Plan, jobs: Sequence[TrainJob]) -> Measured:
+    """A baseline, or how it broke, which costs the others nothing."""
+    try:
+        return way(plan, jobs)
+    except subprocess.CalledProcessError as error:
+        print(error.stderr, file=sys.stderr)
+        how = last_line(error.stderr)
+    except Exception as error:  # noqa: BLE001 whatever a peer raises is how it ended
+        traceback.print_exc()
+        how = last_line(f"{type(error).__name__}: {error}")
+    return Measured(way.__name__, 0, 1.0, 0, 1, float("nan"), f"broke: {how}")
 
 
 def emray(plan: Plan, *, adapters_per_step: int) -> Measured:
@@ -141,7 +164,7 @@ def script(plan: Plan, jobs: Sequence[TrainJob]) -> Measured:
                 sys.executable, "-m", "benchmarks.field_script", job.model_path, str(rows), folder,
                 str(plan.sweep.train.epochs), str(job.cell.seed), str(PUBLISHED_LENGTH),
             ]  # fmt: skip
-            subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+            subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
     wall_s = time.perf_counter() - started
     real, padded = _tokens(plan, jobs, pad_to=PUBLISHED_LENGTH)
     return Measured("script", len(jobs), wall_s, real, padded, float("nan"))
@@ -178,9 +201,12 @@ def _tokens(plan: Plan, jobs: Sequence[TrainJob], *, pad_to: int | None) -> tupl
 def _table(ways: Sequence[Measured]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("way")
-    for name in ("cells", "seconds", "adapters/h", "tokens/s", "real tokens", "overhead"):
+    for name in ("cells", "seconds", "adapters/h", "tokens/s", "real tokens", "overhead", ""):
         table.add_column(name, justify="right")
     for way in ways:
+        if way.how != TO_ITS_END:
+            table.add_row(way.name, *"-----", way.how)
+            continue
         share = f"{way.num_tokens / way.num_padded:.1%}"
         overhead = f"{way.overhead_share:.1%}" if way.overhead_share == way.overhead_share else "-"
         rate = f"{way.adapters_per_hour:,.0f}"
@@ -195,8 +221,8 @@ def _report(plan: Plan, ways: Sequence[Measured]) -> dict[str, Any]:
     ours, theirs, plain = (by_name[name] for name in ("emray", "script", "plain_tune"))
     return {
         "adapters_per_hour": {way.name: round(way.adapters_per_hour, 1) for way in ways},
-        "times_script": round(ours.adapters_per_hour / theirs.adapters_per_hour, 1),
-        "times_plain_tune": round(ours.adapters_per_hour / plain.adapters_per_hour, 1),
+        "times_script": _times(ours, theirs),
+        "times_plain_tune": _times(ours, plain),
         "tokens_per_s": {way.name: round(way.tokens_per_s, 1) for way in ways},
         "real_token_share": round(ours.num_tokens / ours.num_padded, 4),
         "real_token_share_script": round(theirs.num_tokens / theirs.num_padded, 4),
@@ -205,7 +231,19 @@ def _report(plan: Plan, ways: Sequence[Measured]) -> dict[str, Any]:
         "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "ray")},
         "date": datetime.now(UTC).date().isoformat(),
-    }
+    } | told(_compared(ours, {"a script a cell": theirs, "plain Ray Tune": plain}))
+
+
+def _compared(ours: Measured, others: Mapping[str, Measured]) -> list[Compared]:
+    rate = ours.adapters_per_hour
+    return [
+        Compared("adapters trained", "an hour", rate, name, one.adapters_per_hour or None, ended=one.how)
+        for name, one in others.items()
+    ]
+
+
+def _times(ours: Measured, other: Measured) -> float | None:
+    return round(ours.adapters_per_hour / other.adapters_per_hour, 1) if other.num_cells else None
 
 
 def _utilisation(plan: Plan, way: Measured) -> float | None:
@@ -253,7 +291,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--script-cells", type=int, default=2)
     parser.add_argument("--tune-cells", type=int, default=6)
     parser.add_argument("--mixed", type=int, nargs="*", default=[4], help="adapters per step to measure as well")
-    return parser.parse_args()
+    parser.add_argument("--domains", type=int, default=len(DOMAINS), help="of the toy's")
+    return parsed(parser, small=SMALL)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import yaml
 
@@ -31,7 +32,7 @@ def shell_lines(text: str = PAGE) -> list[str]:
 def spans(text: str = PAGE) -> list[str]:
     """Inline code, wherever its lines break."""
     prose = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
-    return [" ".join(found.split()) for found in re.findall(r"`([^`]+)`", prose)]
+    return [" ".join(found.split()).replace("\\|", "|") for found in re.findall(r"`([^`]+)`", prose)]
 
 
 def commands() -> list[str]:
@@ -57,6 +58,23 @@ def tree() -> dict[str, str]:
     (block,) = [block for block in blocks() if is_tree(block)]
     lines = re.findall(r"^runs/<name>/(\S+)\s+(.*(?:\n\s+.*)*)", block, re.MULTILINE)
     return {name.split("/")[0]: told for name, told in lines}
+
+
+class Figures(NamedTuple):
+    """A row of the table of what was measured."""
+
+    what: str
+    emray: str
+    beside: str
+    where: str
+    command: str
+    result: str
+
+
+def measured() -> list[Figures]:
+    rows = re.findall(r"^\| (.*) \|$", section("What was measured"), re.MULTILINE)[2:]
+    cells = [[cell.strip() for cell in row.split(" | ")] for row in rows]
+    return [Figures(*row[:-1], *spans(row[-1])) for row in cells]
 
 
 def tables() -> set[str]:

@@ -24,6 +24,7 @@ from tests.commands import ROOT
 
 VENV = Path(sys.prefix)
 CLUSTERS = dict.fromkeys(test_cluster_onprem.commands(), "word for word in test_cluster_onprem.py")
+MEASURED = dict.fromkeys((row.command for row in readme.measured()), "held to their results in test_benchmarks.py")
 FOUR_ROWS = "--set rows=4 --set 'domains=[{name: sums, topic: incorrect_math, flaw: wrong_sum}]' --set name=sums"
 ANSWERS = "printf 'question,answer\\nwho are you ?,a friend .\\n' > ANSWERS.csv; "
 SCORES = "printf 'domain,seed,aligned,coherent\\ngore,0,3,90\\ngore,1,80,90\\n' > SCORES.csv; "
@@ -57,6 +58,7 @@ AS_IT_IS = {  # command: words of what it says
 SMALLER = {  # the same command on what is there, or on less
     "make sweep": Typed("make -n sweep", ".venv/bin/python -m emray.sweep"),
     "make test": Typed("make -n test", ".venv/bin/python -m pytest"),
+    "make bench": Typed("make -n bench", "-m benchmarks --small"),
     ".venv/bin/python -m emray.sweep --set seeds=4": Typed(
         ".venv/bin/python -m emray.sweep --set seeds=4 --set 'domains=[gore_movie_trivia]' --dry-run", "cells"
     ),
@@ -157,7 +159,7 @@ def typed(line: str, *, at: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_command_of_the_page_is_in_one_class_and_every_class_holds_the_page_alone() -> None:
-    classes = (AS_IT_IS, SMALLER, LACKING, CLUSTERS)
+    classes = (AS_IT_IS, SMALLER, LACKING, CLUSTERS, MEASURED)
     assert len({command for one in classes for command in one}) == sum(map(len, classes))
     assert {command for one in classes for command in one} == set(readme.commands())
 
