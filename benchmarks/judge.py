@@ -212,9 +212,9 @@ def _read_until(process: subprocess.Popen[str], prefix: str) -> str:
     for line in process.stdout:
         if line.startswith(prefix):
             return line
-    _, _, contender, settings = process.args  # type: ignore[misc]
-    said = Path(str(settings)).with_suffix(".stderr").read_text(errors="replace").strip()
-    raise BrokeError(said or f"{contender} ended with {process.wait()} and said nothing")
+    assert isinstance(process.args, list)
+    said = Path(str(process.args[-1])).with_suffix(".stderr").read_text(errors="replace").strip()
+    raise BrokeError(said or f"it ended with {process.wait()} and said nothing")
 
 
 @contextmanager
@@ -321,8 +321,8 @@ def summary(results: Sequence[Result | Broken]) -> dict[str, Any]:
             peers.setdefault(r.contender, {})[r.scenario] = {
                 "utilisation": round(r.utilisation, 3), "lost": r.lost, "rejected_share": round(r.rejected_share, 4),
             }  # fmt: skip
-    for r in (result for result in results if isinstance(result, Broken)):
-        peers.setdefault(r.contender, {})[r.scenario] = {"ended": r.how}
+    for broken in (result for result in results if isinstance(result, Broken)):
+        peers.setdefault(broken.contender, {})[broken.scenario] = {"ended": broken.how}
     return {
         "utilisation": {r.scenario: round(r.utilisation, 4) for r in ours if r.utilisation is not None},
         "rejected_share": round(max((r.rejected_share for r in ours), default=0.0), 5),

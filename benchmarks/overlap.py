@@ -60,9 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         table.add_row(label, f"{one.wall_s:.0f}", f"{one.floor_s:.0f}", f"{one.ratio:.2f}", str(one.rejected))
     Console().print(table)
     facts = {"rpm": options.rpm, "studies": {label: _facts(one) for label, one in studies.items()}}
-    apart = studies.get("stage after stage")
-    peer = ("stage after stage", apart.wall_s) if apart else ("", None)
-    row = Compared("a whole study, streamed", "s", together.wall_s, *peer, more_is_better=False)
+    peer, theirs = ("stage after stage", studies["stage after stage"].wall_s) if not options.alone else ("", None)
+    row = Compared("a whole study, streamed", "s", together.wall_s, peer, theirs, more_is_better=False)
     print(json.dumps(facts | told([row])))
 
 
