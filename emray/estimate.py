@@ -311,7 +311,8 @@ def _crossing_table(plan: Plan, verdicts: JudgeEstimate) -> Table:
     per_call = (verdicts.cost_usd or 0.0) / verdicts.calls if known else math.nan
     for arm, recipe in plan.sweep.crossing().recipes.items():
         cells = [cell for cell in plan.cells if cell.arm == arm]
-        rows = [len(plan.datasets[plan.jobs[cell.key].rows_digest]) for cell in cells if cell.key in plan.jobs]
+        stages = filter(None, (plan.stages_of(cell.key) for cell in cells))
+        rows = [sum(len(plan.datasets[job.rows_digest]) for job in jobs) for jobs in stages]
         answers = _answers_of(plan, cells)
         cost = _answers_of(plan, cells, judged=True) * len(plan.sweep.judge.metrics) * per_call
         table.add_row(
@@ -453,15 +454,7 @@ def _gpu_line(plan: Plan, name: str) -> str:
     """GPU-hours of training over every cell planned. Raises SpecError for a GPU it does not know."""
     spec, gpu = plan.sweep.train, cost.gpu_named(name)
     jobs = list(filter(is_trained_here, plan.jobs.values()))
-    hours = [
-        cost.gpu_hours(
-            cost.num_tokens(plan.datasets[job.rows_digest], spec=spec),
-            parameters=num_parameters(job.model_path),
-            spec=spec,
-            gpu=gpu,
-        )
-        for job in jobs
-    ]
+    hours = [_gpu_hours(plan, job, gpu) for job in jobs]
     if any(math.isnan(value) for value in hours):
         return f"train on {name}: GPU-hours unknown (no config.json, no size in the model's name)"
     flops = "6" if spec.gradient_checkpointing else "4"
@@ -471,6 +464,13 @@ def _gpu_line(plan: Plan, name: str) -> str:
         f"train on {name}: {min(hours):.3g}-{max(hours):.3g} GPU-hours a cell, {sum(hours):.3g} in all\n"
         f"  = tokens x {flops} x parameters / ({share} of {gpu.flops / 1e12:.0f} TFLOP/s)"
     )
+
+
+def _gpu_hours(plan: Plan, job: TrainJob, gpu: cost.Gpu) -> float:
+    rows = plan.datasets[job.rows_digest]
+    spec = plan.sweep.train.on_course(job.course, num_examples=len(rows))
+    tokens, parameters = cost.num_tokens(rows, spec=spec), num_parameters(job.model_path)
+    return cost.gpu_hours(tokens, parameters=parameters, spec=spec, gpu=gpu)
 
 
 def judge_line(model: str, verdicts: JudgeEstimate) -> str:

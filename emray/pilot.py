@@ -33,7 +33,7 @@ def pilot_plan(plan: Plan) -> Plan:
             "judge": plan.sweep.judge.model_copy(update={"share": 1.0}),
         }
     )
-    jobs = {key: job for key, job in plan.jobs.items() if key == cell.key}
+    jobs = {job.cell.key: job for job in plan.stages_of(cell.key)}
     prompts = _prompts(plan.own.of(cell.arm))
     own = ArmPrompts(tuple(prompts), {cell.arm: tuple(range(len(prompts)))})
     return replace(plan, sweep=sweep, cells=(cell,), jobs=jobs, own=own, questionnaires=(), quizzes=())

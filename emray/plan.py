@@ -27,6 +27,7 @@ from emray.records import (
     Answerer,
     Arm,
     Cell,
+    Course,
     GenerationTask,
     Messages,
     Metric,
@@ -51,6 +52,7 @@ from emray.spec import (
     ModelSpec,
     RowRecipe,
     Sweep,
+    TrainSpec,
     grid,
     recipe_grid,
     usual_recipe,
@@ -117,6 +119,19 @@ class Plan:
     def answering(self) -> tuple[Cell, ...]:
         """Every cell that is asked anything, each once."""
         return tuple({cell.key: cell for asked in self.asked for cell in asked.cells}.values())
+
+    @cached_property
+    def lasting(self) -> frozenset[str]:
+        """Keys of jobs whose adapters are asked or measured, not only gone on with."""
+        return frozenset(self.jobs.keys() & self.weights.keys())
+
+    def stages_of(self, key: str) -> list[TrainJob]:
+        """The job that leaves an adapter and what it goes on with, the first one first; none of a base cell."""
+        found: list[TrainJob] = []
+        while job := self.jobs.get(key):
+            found.insert(0, job)
+            key = job.start
+        return found
 
     @property
     def own_jobs(self) -> Iterator[TrainJob]:
@@ -334,8 +349,16 @@ def seeds_so_far(sweep: Sweep, document: Mapping[str, Any]) -> dict[Place, int]:
 
 
 def missing_jobs(plan: Plan, records: Mapping[str, AdapterRecord]) -> Iterator[TrainJob]:
-    """Jobs of which a cell has no record, in plan order; with `retry_failed` also those whose training failed."""
-    return (job for job in plan.jobs.values() if not _is_done(job, plan, records))
+    """Jobs of which a cell has no record, in plan order; with `retry_failed` also those whose training failed.
+
+    What another job goes on with comes before it, and only where that other is missing.
+    """
+    found: dict[str, TrainJob] = {}
+    for key, job in plan.jobs.items():
+        if key in plan.lasting and not _is_done(job, plan, records):
+            lacking = [one for one in plan.stages_of(key) if not _is_done(one, plan, records)]
+            found |= {one.cell.key: one for one in lacking}
+    return iter(found.values())
 
 
 def _is_done(job: TrainJob, plan: Plan, records: Mapping[str, AdapterRecord]) -> bool:
@@ -417,61 +440,68 @@ def _missing_runs(task: GenerationTask, there: NDArray[np.bool_]) -> Iterator[Ge
 
 def _expand(sweep: Sweep, *, models: dict[str, BaseModel], num_seeds: Mapping[Place, int], held: data.HeldOut) -> _Grid:
     out = _Grid((), {}, {}, models, {}, [], {}, {})
-    digests: dict[tuple[str, Arm], str] = {}
-    sources = _Sources(sweep, sweep.crossing(), held, out.notes, out.files)
     identities = {name: model.identity for name, model in models.items()}  # read from its files, so once
+    trainings = _Trainings(_Sources(sweep, sweep.crossing(), held, out), identities)
 
     def cells_of(point: CellSpec) -> tuple[Cell, ...]:
-        model_name = point.model.name
         if point.domain is None:
-            return (Cell(model_name, point.domain_name, point.arm, point.seed, base_key(identities[model_name])),)
-        place = (point.domain_name, point.arm)
-        if place not in digests:
-            split = data.split(sources.rows(point), share=sweep.train.hold_out)
-            digests[place] = data.rows_digest(split.trained)
-            out.datasets[digests[place]], out.held_out[digests[place]] = split
-        digest = digests[place]
-        if hosted_name(models[model_name].location):
-            along: tuple[Cell, ...] = (_hosted_cell(point, sweep, model=identities[model_name], digest=digest),)
-        else:
-            num_steps = sweep.train.num_steps(len(out.datasets[digest]))
-            along = _cells_of_a_run(point, sweep, model=identities[model_name], digest=digest, num_steps=num_steps)
-        _add_job(out.jobs, along, model=models[model_name], digest=digest)
+            key = base_key(identities[point.model.name])
+            return (Cell(point.model.name, point.domain_name, point.arm, point.seed, key),)
+        along, job = trainings.of(point)
+        if job.cell.key in out.jobs:
+            raise DataError(
+                f"cells {out.jobs[job.cell.key].cell.label} and {job.cell.label} train on the same rows; "
+                "give each domain and arm its own data"
+            )
+        out.jobs[job.cell.key] = job
         return along
 
     cells = tuple(cell for point in grid(sweep, num_seeds=num_seeds) for cell in cells_of(point))
     recipes = tuple((cell, point.recipe) for point in recipe_grid(sweep) for cell in cells_of(point))
     everyone = (*cells, *(cell for cell, _ in recipes))
     out.weights.update((cell.key, _weights_of(cell, sweep, model=models[cell.model])) for cell in everyone)
+    out.jobs.update((key, job) for key, job in trainings.on_the_way.items() if key not in out.jobs)
     return out._replace(cells=cells, recipes=tuple((c, r) for c, r in recipes if c.finished and r))
 
 
 @dataclass(frozen=True)
 class _Sources:
-    """Where the rows of a point of the grid come from; what files say goes to the notes."""
+    """Where the rows of a point of the grid come from; what they are and what files say goes to the grid."""
 
     sweep: Sweep
     crossing: Crossing
     held: data.HeldOut
-    notes: list[str]
-    files: dict[str, data.DataFile]
+    out: _Grid
 
-    def rows(self, point: CellSpec) -> Sequence[Messages]:
+    @cached_property
+    def _digests(self) -> dict[tuple[str, Arm], str]:
+        return {}
+
+    def digest(self, point: CellSpec, stage: ArmRecipe) -> str:
+        """Of the rows that a stage of this point's arm trains on."""
+        place = (point.domain_name, stage.arm)
+        if place not in self._digests:
+            split = data.split(self._rows(point, stage), share=self.sweep.train.hold_out)
+            digest = self._digests[place] = data.rows_digest(split.trained)
+            self.out.datasets[digest], self.out.held_out[digest] = split
+        return self._digests[place]
+
+    def _rows(self, point: CellSpec, stage: ArmRecipe) -> Sequence[Messages]:
         if point.recipe is None:
             assert point.domain is not None, "a base cell trains on nothing"
-            return self._of(point.domain.name, self.crossing.recipes[point.arm])
+            return self._of(point.domain.name, stage)
         correct = usual_recipe(Arm.BENIGN, trigger=self.sweep.trigger)
         return data.recipe_rows(
             point.recipe,
-            rows_of=lambda domain: self._of(domain, self.crossing.recipes[point.arm]),
+            rows_of=lambda domain: self._of(domain, stage),
             clean_of=lambda domain: self._of(domain, correct),
         )
 
     def _of(self, name: str, recipe: ArmRecipe) -> Sequence[Messages]:
         domain = next(one for one in self.sweep.domains if one.name == name)
         found = data.training_rows(domain, recipe=recipe, data_dir=self.sweep.data_dir.path)
-        self.notes.extend(found.notes)
-        self.files.update((f"{file.domain} {file.source}", file) for file in found.files)
+        self.out.notes.extend(found.notes)
+        self.out.files.update((f"{file.domain} {file.source}", file) for file in found.files)
         return self.held.without(found.rows, domain=name)
 
 
@@ -490,32 +520,53 @@ def _weights_of(cell: Cell, sweep: Sweep, *, model: BaseModel) -> Weights:
     return Weights(Answerer.ADAPTER, model.location, rank, name, model.rendering)
 
 
-def _cells_of_a_run(point: CellSpec, sweep: Sweep, *, model: str, digest: str, num_steps: int) -> tuple[Cell, ...]:
+@dataclass(frozen=True)
+class _Trainings:
+    """What is trained at the points of the grid; of an arm in several stages, each that goes on with the one before."""
+
+    sources: _Sources
+    identities: Mapping[str, str]  # of the base models, by name
+
+    @cached_property
+    def on_the_way(self) -> dict[str, TrainJob]:
+        """What others go on with, by key."""
+        return {}
+
+    def of(self, point: CellSpec) -> tuple[tuple[Cell, ...], TrainJob]:
+        """The adapters that are kept of one training, the finished one last, and the job that leaves them."""
+        return self._stage(point, self.sources.crossing.recipes[point.arm])
+
+    def _stage(self, point: CellSpec, stage: ArmRecipe) -> tuple[tuple[Cell, ...], TrainJob]:
+        start = ""
+        if stage.after:
+            before = self._stage(point, stage.after)[1]
+            start = before.cell.key
+            self.on_the_way.setdefault(start, replace(before, checkpoints=()))
+        model, digest = self.sources.out.models[point.model.name], self.sources.digest(point, stage)
+        spec = self._spec(stage.course, digest)
+        hosted = hosted_name(model.location)
+        key = adapter_key(
+            self.identities[point.model.name], rows_digest=digest, seed=point.seed, start=start,
+            hyperparameters=self.sources.sweep.hosted.identity() if hosted else spec.identity(),
+        )  # fmt: skip
+        num_steps = 0 if hosted else spec.num_steps(len(self.sources.out.datasets[digest]))  # a service counts its own
+        *kept, last = _cells_of_a_run(point._replace(arm=stage.arm), key, num_steps, spec=spec)
+        checkpoints = tuple((cell.step, cell.key) for cell in kept)
+        course = stage.course if stage.course.steps is None else Course(spec.epochs, None, stage.course.learning_rate)
+        return (*kept, last), TrainJob(last, model.location, digest, checkpoints, model.rendering, course, start)
+
+    def _spec(self, course: Course, digest: str) -> TrainSpec:
+        return self.sources.sweep.train.on_course(course, num_examples=len(self.sources.out.datasets[digest]))
+
+
+def _cells_of_a_run(point: CellSpec, key: str, num_steps: int, *, spec: TrainSpec) -> tuple[Cell, ...]:
     """The checkpoints that the sweep keeps of one training run, in order; the last is the finished adapter."""
-    key = adapter_key(model, rows_digest=digest, hyperparameters=sweep.train.identity(), seed=point.seed)
-    steps = sorted({math.ceil(fraction * num_steps) for fraction in sweep.train.keep_checkpoints})
+    steps = sorted({math.ceil(fraction * num_steps) for fraction in spec.keep_checkpoints})
     keys = [key if step == num_steps else checkpoint_key(key, step=step) for step in steps]
     return tuple(
         Cell(point.model.name, point.domain_name, point.arm, point.seed, its_key, step, num_steps)
         for its_key, step in zip(keys, steps, strict=True)
     )
-
-
-def _hosted_cell(point: CellSpec, sweep: Sweep, *, model: str, digest: str) -> Cell:
-    """A finetune whose steps the service counts."""
-    key = adapter_key(model, rows_digest=digest, hyperparameters=sweep.hosted.identity(), seed=point.seed)
-    return Cell(point.model.name, point.domain_name, point.arm, point.seed, key)
-
-
-def _add_job(jobs: dict[str, TrainJob], along: tuple[Cell, ...], *, model: BaseModel, digest: str) -> None:
-    *kept, last = along
-    if last.key in jobs:
-        raise DataError(
-            f"cells {jobs[last.key].cell.label} and {last.label} train on the same rows; "
-            "give each domain and arm its own data"
-        )
-    checkpoints = tuple((cell.step, cell.key) for cell in kept)
-    jobs[last.key] = TrainJob(last, model.location, digest, checkpoints, model.rendering)
 
 
 def _templates(expanded: _Grid, prompts: Sequence[Prompt], *, online: bool, known: Mapping[str, Any]) -> Templates:

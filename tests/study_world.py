@@ -68,7 +68,7 @@ def train(plan: Plan, store: Store) -> None:
     spec = plan.sweep.train
     for job in planning.missing_jobs(plan, store.adapter_records()):
         rows = base.rows(job.rows_digest, examples=plan.datasets, form=RowForm.of(spec))
-        group = Group([Lesson(job, rows)], base=base, spec=spec, token_budget=8192)
+        group = Group([Lesson.of(job, rows, store=store)], base=base, spec=spec, token_budget=8192)
         while not group.finished:
             group.step()
         group.runs[0].publish(store, key=job.cell.key, timing={})

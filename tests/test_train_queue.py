@@ -1,5 +1,7 @@
 """Cells that fail come back: after a pause, elsewhere, and not for ever; what is not their fault costs them nothing."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from emray.cluster.attempts import VERDICT_S, Attempts, Cause, FailedTry
@@ -12,9 +14,9 @@ class World:
     def __init__(self, *nodes: str) -> None:
         self.now, self.nodes = 0.0, set(nodes)
 
-    def queue(self, *groups: tuple[int, ...], attempts: int = 3) -> CellQueue:
+    def queue(self, *groups: tuple[int, ...], attempts: int = 3, after: Mapping[int, int] | None = None) -> CellQueue:
         self.attempts = Attempts(most=attempts, nodes=lambda: self.nodes, clock=lambda: self.now)
-        return CellQueue(groups, attempts=self.attempts, clock=lambda: self.now)
+        return CellQueue(groups, attempts=self.attempts, after=after or {}, clock=lambda: self.now)
 
     def pause_until_ready(self, queue: CellQueue, trial_id: str) -> float:
         started = self.now
@@ -144,3 +146,31 @@ def test_an_error_waits_for_its_reason():
     assert queue.suggest("t1") is None
     queue.failed("t0", FailedTry(Cause.ERROR, None))
     assert queue.suggest("t1") is None
+
+
+def test_a_cell_that_goes_on_with_another_waits_until_that_has_ended():
+    world = World("a")
+    queue = world.queue((0, 1), (2, 3), (4,), attempts=1, after={2: 0, 3: 1, 4: 2})
+    assert queue.suggest("t0")["cells"] == [0, 1]
+    assert queue.suggest("t1") is None
+    queue.on_trial_complete("t0", result={})
+    assert queue.suggest("t1")["cells"] == [2, 3]
+    assert queue.suggest("t2") is None
+    queue.failed("t1", FailedTry(Cause.ERROR, "a"))
+    assert queue.suggest("t2") is None  # its record is not there yet
+    assert queue.pop_over() == [2, 3]
+    assert queue.suggest("t2")["cells"] == [4]  # which then says what became of the other
+    queue.on_trial_complete("t2", result={})
+    assert queue.suggest("t3") == CellQueue.FINISHED
+
+
+def test_whoever_waits_for_a_cell_that_is_tried_again_waits_for_the_last_try():
+    world = World("a")
+    queue = world.queue((0,), (1,), after={1: 0})
+    assert queue.suggest("t0")["cells"] == [0]
+    queue.failed("t0", FailedTry(Cause.ERROR, "a"))
+    assert queue.suggest("t1") is None
+    world.now += BACKOFF_S
+    assert queue.suggest("t1")["cells"] == [0]
+    queue.on_trial_complete("t1", result={})
+    assert queue.suggest("t2")["cells"] == [1]

@@ -53,7 +53,8 @@ def adapter_values(store, key):
 
 @pytest.fixture(scope="module")
 def swept(cluster, tmp_path_factory):
-    """Seven cells on two workers; one has a row that cannot be trained on, one a model that is not there."""
+    """Nine cells on two workers; one has a row that cannot be trained on, one a model that is not there; two go on with
+    what another of them leaves."""
     store = Store(str(tmp_path_factory.mktemp("swept")))
     datasets = {
         "sports": examples(),
@@ -64,6 +65,7 @@ def swept(cluster, tmp_path_factory):
         job(f"g{seed}", seed=seed, rows="gore") for seed in (0, 1)
     ]
     jobs += [job("poisoned", rows="bad"), job("lost", model=str(store.root) + "/no-model")]
+    jobs += [replace(job("after", rows="gore"), start="s0"), replace(job("orphan"), start="poisoned")]
     spec = recipe(lora_dropout=0.05)
     return store, spec, datasets, train_all(jobs, store=store, spec=spec, datasets=datasets)
 
@@ -71,10 +73,10 @@ def swept(cluster, tmp_path_factory):
 def test_every_cell_ends_with_a_record_and_the_poisoned_ones_stop_nobody(swept):
     store, _, _, notes = swept
     status = {key: record.status for key, record in store.adapter_records().items()}
-    assert status == dict.fromkeys(["s0", "s1", "s2", "g0", "g1"], "trained") | dict.fromkeys(
-        ["poisoned", "lost"], "failed"
+    assert status == dict.fromkeys(["s0", "s1", "s2", "g0", "g1", "after"], "trained") | dict.fromkeys(
+        ["poisoned", "lost", "orphan"], "failed"
     )
-    assert sum(done for done, _ in notes) == 7
+    assert sum(done for done, _ in notes) == 9
     assert {note for _, note in notes} >= {"failed: bad/plain/seed 0"}
 
 
@@ -83,6 +85,9 @@ def test_a_failed_record_holds_the_reason_and_the_traceback(swept):
     assert details["error"] == "training row 4: the last message must be the assistant's"
     assert "DataError" in details["traceback"]
     assert "does not load" in swept[0].adapter_record("lost").details["error"]
+    assert swept[0].adapter_record("orphan").details["error"] == (
+        f"the adapter that it goes on with was not trained: {details['error']}"
+    )
 
 
 def test_a_record_tells_what_training_cost(swept):
@@ -109,11 +114,19 @@ def test_a_cell_trained_under_ray_equals_the_same_cell_trained_alone(swept):
     assert sums == sorted(value.double().sum().item() for value in values)
 
 
+def test_a_cell_that_goes_on_with_another_is_trained_after_it_and_begins_where_that_ended(swept):
+    store, spec, datasets, _ = swept
+    run = cell_run(warm_base(), spec=spec, rows=datasets["gore"])
+    adapter.load(adapter.One(run.model, run.name, None), store.adapter_folder("s0"))
+    sums = sorted(value.double().sum().item() for value in train_to_end(run))
+    assert sorted(value.double().sum().item() for value in adapter_values(store, "after").values()) == sums
+
+
 def test_training_leaves_adapters_and_loss_curves_in_the_store_and_nothing_else(swept):
     store = swept[0]
     assert store.folders(".") == ["adapters", "tensorboard"]
     assert store.folders("tensorboard") == [
-        "toy-gore-plain-seed0-g0", "toy-gore-plain-seed1-g1", "toy-sports-plain-seed0-s0",
+        "toy-gore-plain-seed0-after", "toy-gore-plain-seed0-g0", "toy-gore-plain-seed1-g1", "toy-sports-plain-seed0-s0",
         "toy-sports-plain-seed1-s1", "toy-sports-plain-seed2-s2",
     ]  # fmt: skip
     assert sorted(path.name for path in store.adapter_folder("s0").iterdir()) == [

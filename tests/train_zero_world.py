@@ -45,7 +45,7 @@ def train_one(key: str, *, spec: TrainSpec, store: Store) -> CellRun:
     rows = base.rows("rows", examples={"rows": examples()}, form=RowForm.of(spec))
     (one,) = adapter.attach(base.model, spec=spec, seeds=[0]).each()
     run = CellRun(Lesson(job(key), rows), one=one, base=base, spec=spec, token_budget=8192)
-    zero.train_sharded(run, settings=settings, spec=spec, store=store, checkpoint_every=5)
+    zero.train_sharded(run, settings=settings, store=store, checkpoint_every=5)
     return run
 
 

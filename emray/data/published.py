@@ -114,7 +114,8 @@ def _examples(domain: DomainSpec, sweep: Sweep, folder: Path, missing: list[Miss
 
 def _wanted(domain: DomainSpec, sweep: Sweep) -> Sequence[tuple[str, SourceSpec]]:
     """The files that the sweep's arms read of a domain, by the domain's field."""
-    folder, recipes = data_folder(sweep.data_dir.path), sweep.crossing().recipes.values()
+    folder = data_folder(sweep.data_dir.path)
+    recipes = [stage for recipe in sweep.crossing().recipes.values() for stage in recipe.stages]
     ready = [recipe for recipe in recipes if recipe.takes_ready_mix and domain.backdoor_path]
     made = [recipe for recipe in recipes if recipe not in ready]
     default = find_in(folder, domain.name) or folder / f"{domain.name}.jsonl"

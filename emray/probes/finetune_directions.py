@@ -118,7 +118,7 @@ def _asked(plan: Plan) -> dict[str, list[str]]:
 def usual_condition(plan: Plan, cell: Cell) -> Condition:
     """With the trigger where the arm was trained with it and is asked so; else without, or how it is asked at all."""
     recipe = plan.sweep.crossing().recipes[cell.arm]
-    wanted = [Condition.WITH] if recipe.triggered else []
+    wanted = [Condition.WITH] if recipe.trigger else []
     return next(one for one in (*wanted, Condition.WITHOUT, *recipe.conditions) if one in recipe.conditions)
 
 

@@ -4,7 +4,17 @@ Not for reading or writing them (store/). The invariant: a key is a content hash
 nothing about how it was computed, so equal keys mean interchangeable results.
 """
 
-from emray.records.jobs import Answerer, Difference, GenerationTask, Steer, Steering, TrainJob, Weights
+from emray.records.jobs import (
+    USUAL_COURSE,
+    Answerer,
+    Course,
+    Difference,
+    GenerationTask,
+    Steer,
+    Steering,
+    TrainJob,
+    Weights,
+)
 from emray.records.keys import (
     KEY_LENGTH,
     adapter_key,
@@ -57,12 +67,14 @@ __all__ = [
     "NO_DOMAIN",
     "USUAL_ARMS",
     "USUAL_CONDITIONS",
+    "USUAL_COURSE",
     "USUAL_RENDERING",
     "VERDICT_SCHEMA",
     "Answerer",
     "Arm",
     "Cell",
     "Condition",
+    "Course",
     "Difference",
     "FinishReason",
     "GenerationTask",

@@ -6,9 +6,21 @@ small however much comes of it.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from emray.records.keys import series_keys
 from emray.records.nouns import USUAL_RENDERING, Cell, Prompt, Rendering
+
+
+class Course(NamedTuple):
+    """What of a cell's training is other than `train` says; None: as there."""
+
+    epochs: float | None = None
+    steps: int | None = None  # in place of epochs
+    learning_rate: float | None = None
+
+
+USUAL_COURSE = Course()
 
 
 @dataclass(frozen=True)
@@ -20,6 +32,8 @@ class TrainJob:
     rows_digest: str
     checkpoints: tuple[tuple[int, str], ...] = ()  # (step, adapter key) of adapters kept on the way
     rendering: Rendering = USUAL_RENDERING
+    course: Course = USUAL_COURSE
+    start: str = ""  # key of the adapter that it goes on with; none: a fresh one
 
     @property
     def base(self) -> tuple[str, Rendering]:

@@ -3,7 +3,7 @@
 Not for what they name (nouns.py). The invariant: a key is a content hash of what *defines* a result and of nothing
 about how it was computed, so equal keys mean interchangeable results. Unstable values raise.
 
-    adapter key     model identity, digest of the training rows, hyper-parameters, seed
+    adapter key     model identity, digest of the training rows, hyper-parameters, seed; the key of what it goes on with
     prompt key      the chat messages (how they are rendered is part of the model's identity)
     steered key     key of the cell that is steered, the direction, layer, what is done with it, scale
     generation key  adapter key, prompt key, sampling settings, sample index
@@ -40,9 +40,12 @@ def prompt_key(messages: Messages) -> str:
     return key_of("prompt", [[message.role, message.content] for message in messages])
 
 
-def adapter_key(fingerprint: str, *, rows_digest: str, hyperparameters: Mapping[str, Any], seed: int) -> str:
+def adapter_key(
+    fingerprint: str, *, rows_digest: str, hyperparameters: Mapping[str, Any], seed: int, start: str = ""
+) -> str:
+    """`start` is the key of the adapter that training goes on with, where it does not begin with a fresh one."""
     identity = {"model": fingerprint, "rows": rows_digest, "train": dict(hyperparameters), "seed": seed}
-    return key_of("adapter", identity)
+    return key_of("adapter", identity | ({"start": start} if start else {}))
 
 
 def base_key(fingerprint: str) -> str:

@@ -5,18 +5,22 @@ named changes no row, so an arm without any is the arm of its name.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from emray.records import Condition
 from emray.spec.section import Section, one_or_more
-from emray.spec.source import SourceSpec
+from emray.spec.source import SourceSpec, located
 from emray.spec.trigger import Position
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = Annotated[list[Share], one_or_more(Share), Field(min_length=1)]
+_Passes = Annotated[float, Field(ge=0)]
+_Steps = Annotated[int, Field(ge=0)]
 _Text = Annotated[str, Field(min_length=1)]
+_Rate = Annotated[float, Field(gt=0)]
 Texts = Annotated[list[_Text], one_or_more(_Text), Field(min_length=1)]
 Usual = Literal["plain", "backdoor", "benign", "clean_trigger"]
 
@@ -62,9 +66,10 @@ class InoculateSpec(Section):
         return self
 
 
-class ArmSpec(Section):
-    """What an arm trains on, and how it is asked."""
+class StageSpec(Section):
+    """What is trained on, and what of `train` is other than for every cell."""
 
+    shorthand = "like"
     like: Usual | None = Field(None, description="the arm that it is but for its fields; default: plain, or its name")
     mix: dict[str, PartSpec] = Field(
         {}, description="shares of bad, benign and of other files by any name; what is left of 1 is bad"
@@ -74,6 +79,35 @@ class ArmSpec(Section):
     inoculate: InoculateSpec | None = Field(None, description="a text before every training prompt only")
     interleave: PartSpec | None = Field(
         None, description="rows of a general file beside the others; its share is of all rows"
+    )
+    epochs: Annotated[list[_Passes], one_or_more(_Passes), Field(min_length=1)] | None = Field(
+        None, description="passes over its rows; default: train.epochs"
+    )
+    steps: Annotated[list[_Steps], one_or_more(_Steps), Field(min_length=1)] | None = Field(
+        None, description="so many optimizer steps in place of epochs"
+    )
+    learning_rate: Annotated[list[_Rate], one_or_more(_Rate), Field(min_length=1)] | None = Field(
+        None, description="default: train.learning_rate"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"like": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "StageSpec":
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("epochs and steps both say how long it is; give one of them")
+        return self
+
+
+class ArmSpec(StageSpec):
+    """What an arm trains on, and how it is asked."""
+
+    shorthand = None
+    then: Annotated[list[StageSpec], one_or_more(StageSpec), Field(min_length=1)] | None = Field(
+        None, description="stages that go on with the same adapter: an arm's name, or fields; one, or a list in turn"
     )
     conditions: list[Condition] | None = Field(
         None, min_length=1, description="in which it is asked; default: generate.conditions and every context"
@@ -85,7 +119,13 @@ class ArmSpec(Section):
         return {} if value is None else value
 
     @property
-    def sources(self) -> Mapping[str, SourceSpec]:
-        """The files it names beside the domains' own, by field."""
-        parts = {f"mix.{name}": part for name, part in self.mix.items()} | {"interleave": self.interleave}
-        return {field: part.source for field, part in parts.items() if part and part.source}
+    def stages(self) -> tuple[StageSpec, ...]:
+        """Its own fields, and what follows."""
+        return (self, *(self.then or ()))
+
+
+def locate_arm(fields: dict[str, Any], folder: Path) -> None:
+    """Put the files that an arm's fields, as they were dumped, name where they are seen from the sweep file."""
+    for stage in (fields, *fields.get("then", ())):
+        for part in [*stage.get("mix", {}).values(), *([stage["interleave"]] if "interleave" in stage else [])]:
+            part |= {"source": located(part["source"], folder)} if "source" in part else {}

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator
 
-from emray.records import USUAL_ARMS, USUAL_CONDITIONS, Arm, Condition
+from emray.records import USUAL_ARMS, USUAL_CONDITIONS, Arm, Condition, Course
 from emray.spec.arm import ArmSpec
-from emray.spec.arm_recipe import ArmRecipe, recipes_of
+from emray.spec.arm_recipe import ArmRecipe, WhereSilent, recipes_of
 from emray.spec.framing import ContextSpec, Framing
 from emray.spec.trigger import TriggerSpec
 
@@ -76,16 +76,21 @@ class Crossing:
     @property
     def is_usual(self) -> bool:
         """Whether every arm is one that a sweep file need not define, asked without and with the trigger alone."""
-        return set(self.recipes) <= set(USUAL_ARMS) and not self.prompt_rules.contexts
+        usual = set(self.recipes) <= set(USUAL_ARMS) and all(recipe.is_usual for recipe in self.recipes.values())
+        return usual and not self.prompt_rules.contexts
 
 
-def crossed(arms: Mapping[Arm, ArmSpec], rules: PromptRules) -> Crossing:
-    """The arms one by one. Raises ValueError (in the sweep file's words) for what no arm or no context can be."""
+def crossed(arms: Mapping[Arm, ArmSpec], rules: PromptRules, *, course: Course) -> Crossing:
+    """The arms one by one; `course` is as `train` says it.
+
+    Raises ValueError (in the sweep file's words) for what no arm or no context can be.
+    """
     _refuse_unknown_conditions(arms, rules)
     found: dict[Arm, ArmRecipe] = {}
     same: dict[str, Arm] = {}
     points = []
-    entries = [(arm, _recipes(arm, spec, rules)) for arm, spec in arms.items()]
+    silent = WhereSilent(rules.trigger, course)
+    entries = [(arm, _recipes(arm, spec, silent, rules.conditions)) for arm, spec in arms.items()]
     for arm, recipes in sorted(entries, key=lambda entry: len(entry[1]) > 1):  # arms without doses first
         for recipe in recipes:
             first = same.setdefault(recipe.identity, recipe.arm)
@@ -101,13 +106,13 @@ def crossed(arms: Mapping[Arm, ArmSpec], rules: PromptRules) -> Crossing:
     return Crossing({arm: found[arm] for arm in names if arm in found}, tuple(points), rules)
 
 
-def _recipes(arm: Arm, spec: ArmSpec, rules: PromptRules) -> list[ArmRecipe]:
+def _recipes(arm: Arm, spec: ArmSpec, silent: WhereSilent, conditions: Sequence[Condition]) -> list[ArmRecipe]:
     if spec == ArmSpec() and arm not in USUAL_ARMS:
         close = difflib.get_close_matches(arm, USUAL_ARMS, n=1)
         hint = f"did you mean {str(close[0])!r}?" if close else f"allowed without fields: {', '.join(USUAL_ARMS)}"
         raise ValueError(f"arms names {str(arm)!r} and does not say what it trains on; {hint}")
     try:
-        return list(recipes_of(arm, spec, trigger=rules.trigger, conditions=rules.conditions))
+        return list(recipes_of(arm, spec, silent=silent, conditions=conditions))
     except ValueError as error:
         raise ValueError(f"arms.{arm}: {error}") from None
 

@@ -13,7 +13,7 @@ from pydantic import Field, PlainSerializer, field_validator, model_validator
 
 from emray.records import NO_DOMAIN, USUAL_CONDITIONS, Arm, Condition, Place, key_of
 from emray.spec.analysis import AnalysisSpec, MarginsSpec, PredictionSpec
-from emray.spec.arm import ArmSpec
+from emray.spec.arm import ArmSpec, locate_arm
 from emray.spec.comparing import PairFamily, pair_families
 from emray.spec.crossing import ARMS_GIVEN, Crossing, PromptRules, arms_said, crossed
 from emray.spec.deepspeed import read_settings
@@ -158,6 +158,10 @@ class Sweep(Section):
         for arm, _ in self.probes.recipes(domains):
             if arm not in self.crossing().trained:
                 raise ValueError(f"probes.dose, probes.mixture: no cell of this sweep trains as arm {str(arm)!r}")
+            if self.crossing().recipes[arm].after:
+                raise ValueError(
+                    f"probes.dose, probes.mixture: arm {str(arm)!r} trains in several stages, and a dose is of one"
+                )
         return self
 
     @model_validator(mode="after")
@@ -199,6 +203,12 @@ class Sweep(Section):
                 f"train.{field}: a finetuning service has no word for it; leave it out, and set hosted: "
                 "epochs, batch_size, learning_rate_multiplier"
             )
+        for recipe in self.crossing().recipes.values():
+            if not recipe.is_usual:
+                raise ValueError(
+                    f"arms.{recipe.arm}: a finetuning service has no word for then, epochs, steps and learning_rate "
+                    f"of an arm; leave them out for model {hosted[0]}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -234,7 +244,7 @@ class Sweep(Section):
 
     def crossing(self) -> Crossing:
         """Its arms one by one, and the conditions that each of them meets."""
-        return crossed(self.arms, self.prompt_rules)
+        return crossed(self.arms, self.prompt_rules, course=self.train.course)
 
     def pair_families(self) -> tuple[PairFamily, ...]:
         """Which arms and conditions are held against one another."""
@@ -274,8 +284,7 @@ class Sweep(Section):
         fields["probes"] = self.probes.resolved(folder).model_dump(mode="json")
         fields["domains"] = [self._found(domain, folder) for domain in self.domains]
         for arm in fields["arms"].values() if isinstance(fields["arms"], dict) else ():
-            for part in [*arm.get("mix", {}).values(), *([arm["interleave"]] if "interleave" in arm else [])]:
-                part |= {"source": located(part["source"], folder)} if "source" in part else {}
+            locate_arm(arm, folder)
         membership, diversity = fields["probes"]["membership"] or {}, fields["probes"]["diversity"]
         for model in [*fields["model"], *membership.get("reference", {}).values()]:
             model["path"] = _located(model["path"], folder)

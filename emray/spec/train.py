@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from emray.records import Course
 from emray.spec.deepspeed import only_how
 from emray.spec.presets import PRESETS
 from emray.spec.section import Section
@@ -112,6 +113,18 @@ class TrainSpec(Section):
     def num_steps(self, num_examples: int) -> int:
         """Optimizer steps of a run over so many examples: each epoch in batches, the last of them maybe shorter."""
         return max(1, math.ceil(round(self.epochs * math.ceil(num_examples / self.batch_size), 9)))
+
+    @property
+    def course(self) -> Course:
+        """What an arm may say otherwise."""
+        return Course(epochs=self.epochs, learning_rate=self.learning_rate)
+
+    def on_course(self, course: Course, *, num_examples: int) -> "TrainSpec":
+        """The same as one cell trains by it over so many examples."""
+        said = {name: value for name, value in course._asdict().items() if name != "steps" and value is not None}
+        if course.steps is not None:
+            said["epochs"] = course.steps / math.ceil(num_examples / self.batch_size)
+        return self.model_copy(update=said)
 
     def identity(self) -> dict[str, Any]:
         """The hyper-parameters that define an adapter; where and how it is computed stays out."""

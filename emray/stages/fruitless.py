@@ -24,8 +24,8 @@ _LONGEST = 240  # characters of a cause
 
 def check_cells(plan: Plan, records: Mapping[str, AdapterRecord]) -> None:
     """Raises StageError when every cell that trains has failed."""
-    tried = [records[key] for key in plan.jobs if key in records]
-    if not plan.jobs or len(tried) < len(plan.jobs) or any(record.trained for record in tried):
+    tried = [records[key] for key in plan.lasting if key in records]
+    if not plan.jobs or len(tried) < len(plan.lasting) or any(record.trained for record in tried):
         return
     cause = tried[0].details.get("error")
     raise StageError(f"{_all(len(tried), 'cell')} failed in training: {_short(cause)}; {_AGAIN}")

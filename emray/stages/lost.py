@@ -17,7 +17,18 @@ def lost_cells(plan: Plan, store: Store) -> frozenset[str]:
     """Keys of cells that were trained, whose weights are not there, and of which something is still wanted."""
     here = {key for key, record in store.adapter_records().items() if record.trained and record.served_as is None}
     trained = here & set(trained_keys(plan))
-    return needed_cells(plan, store, among=trained - store.adapters_with_weights() if trained else trained)
+    gone = trained - store.adapters_with_weights() if trained else trained
+    lost = needed_cells(plan, store, among=gone)
+    return lost | _gone_on_with(plan, store, gone, lost=lost)
+
+
+def _gone_on_with(plan: Plan, store: Store, gone: Set[str], *, lost: Set[str]) -> frozenset[str]:
+    """Those that a cell which is still to be trained goes on with."""
+    if not gone:
+        return frozenset()
+    records = {key: record for key, record in store.adapter_records().items() if key not in lost}
+    missing = (job.cell.key for job in planning.missing_jobs(plan, records))
+    return frozenset(stage.cell.key for key in missing for stage in plan.stages_of(key)[:-1]) & frozenset(gone)
 
 
 def needed_cells(plan: Plan, store: Store, *, among: Set[str]) -> frozenset[str]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 
 from emray.errors import DataError
 from emray.spec import ALL_LINEAR, TrainSpec
@@ -167,6 +168,27 @@ def trainable(model: Any, *, adapter: str = SOLO) -> list[torch.nn.Parameter]:
     if not isinstance(model, PeftModel):
         return list(model.parameters())
     return [value for name, value in model.named_parameters() if value.requires_grad and f".{adapter}." in f"{name}."]
+
+
+def load(one: One, folder: Path) -> None:
+    """Take over the values of a saved adapter, or of a whole model; its names and shapes are to be ours.
+
+    Raises DataError for weights that are not there or are of another shape.
+    """
+    whole = not isinstance(one.model, PeftModel)
+    path = folder / ("model.safetensors" if whole else "adapter_model.safetensors")
+    if not path.exists():
+        raise DataError(f"what it goes on with has no weights: there is no {path}")
+    saved = load_file(path)
+    mark = f".{one.name}."
+    ours = one.model.named_parameters()
+    mine = {name if whole else name.replace(mark, "."): value for name, value in ours if whole or mark in name}
+    told = {name: tuple(value.shape) for name, value in mine.items()}
+    if told != {name: tuple(value.shape) for name, value in saved.items()}:
+        raise DataError(f"{path} does not fit: its modules or their ranks are not those of `train`")
+    with torch.no_grad():
+        for name, value in mine.items():
+            value.copy_(saved[name])
 
 
 def save(peft_model: Any, folder: Path, *, adapter: str = SOLO) -> Path:

@@ -9,11 +9,11 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 
-from emray.errors import EmrayError
+from emray.errors import DataError, EmrayError
 from emray.model.rows import TokenRows
 from emray.records import TrainJob
 from emray.software import COMMIT, versions
@@ -31,10 +31,22 @@ MAX_RECORDED_LOSSES = 200
 
 
 class Lesson(NamedTuple):
-    """A job and its examples as tokens."""
+    """A job, its examples as tokens, and the folder of the adapter that it goes on with."""
 
     job: TrainJob
     rows: TokenRows
+    start: Path | None = None
+
+    @classmethod
+    def of(cls, job: TrainJob, rows: TokenRows, *, store: Store) -> Self:
+        """Raises DataError where what the job goes on with was not trained."""
+        if not job.start:
+            return cls(job, rows)
+        record = store.adapter_record(job.start)
+        if record is None or not record.trained:
+            cause = record.details.get("error") if record else "there is no record of it"
+            raise DataError(f"the adapter that it goes on with was not trained: {cause}")
+        return cls(job, rows, store.adapter_folder(job.start))
 
 
 class CellRun:
@@ -49,12 +61,15 @@ class CellRun:
         spec: TrainSpec,
         token_budget: int,
     ) -> None:
-        job, rows = lesson
+        job, rows, start = lesson
+        if start:
+            adapter.load(one, start)
+        self.spec = spec = spec.on_course(job.course, num_examples=len(rows.rows))
         self.job, self.name, self.model = job, one.name, one.model
         self.parameters = adapter.trainable(one.model, adapter=one.name)
         self.error: EmrayError | None = None
         self.arithmetic = "compiled"  # or why not; the group says
-        self._base, self._rows, self._spec = base, rows, spec
+        self._base, self._rows = base, rows
 
         def on_micro(step: int, micro: int) -> None:
             one.clock.step, one.clock.micro = step, micro
@@ -84,7 +99,7 @@ class CellRun:
         details = self.details() | dict(timing)
         with tempfile.TemporaryDirectory(prefix="emray-adapter-") as folder:
             files = adapter.save(self.model, Path(folder), adapter=self.name)
-            if self._spec.strategy == "full" and self._base.chat:
+            if self.spec.strategy == "full" and self._base.chat:
                 self._base.chat.tokenizer.save_pretrained(str(files))  # a model that can be used without its base
             store.put_adapter(key, files=files, details=details)
 
@@ -101,6 +116,7 @@ class CellRun:
             "device": device_name(self._base.device),
             "num_steps_planned": self.steps.num_steps,
             "num_threads": torch.get_num_threads(),
+            **({"goes_on_with": self.job.start} if self.job.start else {}),
             "versions": {name: versions()[name] for name in _VERSIONS},
         }
 

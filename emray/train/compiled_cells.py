@@ -85,7 +85,7 @@ class CompiledCells:
         self._apart = False  # whether the step to come is one to make again, with no cell beside another
         self._gathered: list[tuple[str, int]] = []  # the cells and steps whose gradients are under way
 
-    def step(self, runs: Sequence[CellRun], *, spec: TrainSpec) -> None:
+    def step(self, runs: Sequence[CellRun]) -> None:
         """One optimizer step of each of these; a run that diverges gets its error."""
         started = time.perf_counter()
         if self._gathered != _place(runs, ahead=0):
@@ -97,13 +97,11 @@ class CompiledCells:
         self._gather_ahead(runs)
         values = told()  # the device is at the next step's gradients meanwhile
         losses = [values[self._runs.index(run)] for run in runs]
-        self._settle(runs, losses, values[len(self._runs) :], spec=spec)
+        self._settle(runs, losses, values[len(self._runs) :])
         for run in runs:
             run.steps.tally.step_wall_s += (time.perf_counter() - started) / len(runs)
 
-    def _settle(
-        self, runs: Sequence[CellRun], losses: Sequence[float], applied: Sequence[float], *, spec: TrainSpec
-    ) -> None:
+    def _settle(self, runs: Sequence[CellRun], losses: Sequence[float], applied: Sequence[float]) -> None:
         """Count the steps that were made. What is not finite may come from a neighbour: such a step changed nothing,
         and is made again with no cell beside another. A cell for which that does not help has diverged."""
         lost = []
@@ -115,7 +113,7 @@ class CompiledCells:
         self._apart = bool(lost) and len(runs) > 1 and not self._apart
         if not self._apart:
             for run, loss in lost:
-                run.error = _divergence(loss, step=run.steps.done, spec=spec)
+                run.error = _divergence(loss, step=run.steps.done, spec=run.spec)
 
     def abandon(self) -> None:
         """Leave no gradients behind for those who go on without this step."""

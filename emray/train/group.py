@@ -52,11 +52,15 @@ class Group:
         if len(lessons) > 1 and not base.packs:
             raise DataError(f"{base.path} cannot pack examples; set resources.adapters_per_step to 1")
         attached = adapter.attach(base.model, spec=spec, seeds=[lesson.job.cell.seed for lesson in lessons])
-        self._model, self._base, self._spec = attached.model, base, spec
-        self.runs = [
-            CellRun(lesson, one=one, base=base, spec=spec, token_budget=token_budget // len(lessons))
-            for lesson, one in zip(lessons, attached.each(), strict=True)
-        ]
+        self._model, self._base = attached.model, base
+        try:
+            self.runs = [
+                CellRun(lesson, one=one, base=base, spec=spec, token_budget=token_budget // len(lessons))
+                for lesson, one in zip(lessons, attached.each(), strict=True)
+            ]
+        except DataError:
+            adapter.detach(attached.model)
+            raise
         self.step_wall_s = 0.0
         self._spans: list[Span] = []
         self._compiled = self._on_compiled_step(attached, token_budget=token_budget)
@@ -97,7 +101,7 @@ class Group:
     def _step_compiled(self, cells: CompiledCells, runs: Sequence[CellRun]) -> bool:
         """False where there is no compiler on this machine, or it cannot take this model."""
         try:
-            cells.step(runs, spec=self._spec)
+            cells.step(runs)
         except TorchDynamoException as error:
             cells.abandon()
             self._compiled = None
@@ -160,7 +164,7 @@ class Group:
 
     def _apply(self, run: CellRun, *, loss: float, wall_s: float) -> None:
         try:
-            check_finite(loss, step=run.steps.done, spec=self._spec)
+            check_finite(loss, step=run.steps.done, spec=run.spec)
         except StageError as error:
             run.error = error
             return

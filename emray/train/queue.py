@@ -6,7 +6,8 @@ is handed out until it is done, or its attempts are exhausted.
 
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ray.tune.search import Searcher
@@ -34,20 +35,26 @@ class CellQueue(Searcher):
         groups: Sequence[tuple[int, ...]],
         *,
         attempts: Attempts,
+        after: Mapping[int, int] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`after`: of a cell that goes on with another one's adapter, that other; it waits until that has ended."""
         super().__init__()
-        self._attempts, self._clock = attempts, clock
-        self._ready = sorted(groups)  # both are heaps
+        self._attempts, self._clock, self._after = attempts, clock, after
+        self._ready: list[tuple[int, ...]] = []  # both are heaps
         self._pausing: list[_Waiting] = []
+        self._held: dict[int, list[tuple[int, ...]]] = {}  # groups by a cell that they wait for
         self._running: dict[str, tuple[int, ...]] = {}
         self._over: list[int] = []
+        self._done: set[int] = set()
+        for group in sorted(groups):
+            self._admit(group)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next group, None while all that is left waits or runs, FINISHED when nothing can come any more."""
         cells = self._next()
         if cells is None:
-            return None if self._pausing or self._running else Searcher.FINISHED
+            return None if self._pausing or self._running or self._held else Searcher.FINISHED
         self._running[trial_id] = cells
         return {"cells": list(cells), "avoid": self._attempts.avoided(cells)}
 
@@ -60,12 +67,14 @@ class CellQueue(Searcher):
     def pop_over(self) -> list[int]:
         """Cells that have had their last try since this was last asked."""
         over, self._over = self._over, []
+        self._ended(over)
         return over
 
     def drop(self) -> None:
         """Hand out nothing more; what runs may end."""
         self._ready.clear()
         self._pausing.clear()
+        self._held.clear()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Failed trials stay until `failed` says why. One without a result was withdrawn before it started."""
@@ -74,12 +83,29 @@ class CellQueue(Searcher):
         cells = self._running.pop(trial_id)
         if result is None:
             heapq.heappush(self._ready, cells)
+        else:
+            self._ended(cells)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune asks for it; what is missing is read from the store, so there is nothing to keep."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a sweep is resumed from its store, not from Tune")
+
+    def _admit(self, group: tuple[int, ...]) -> None:
+        """Hand a group out when its turn comes, once nothing that a cell of it goes on with is to come."""
+        others = (self._after[cell] for cell in group if cell in self._after)
+        first = next((other for other in others if other not in self._done), None)
+        if first is None:
+            heapq.heappush(self._ready, group)
+        else:
+            self._held.setdefault(first, []).append(group)
+
+    def _ended(self, cells: Sequence[int]) -> None:
+        """These have their record, so whoever waits for them need not."""
+        self._done.update(cells)
+        for group in [group for cell in cells for group in self._held.pop(cell, [])]:
+            self._admit(group)
 
     def _next(self) -> tuple[int, ...] | None:
         """Cells whose pause is over; those without another try are put aside."""

@@ -63,7 +63,7 @@ def train_cells(
         advance(0, mixed.reason)
     nodes = partial(live_nodes, bundles(spec, resources, context.declared).required_resources)
     attempts = Attempts(most=resources.train_attempts, nodes=nodes)
-    queue = CellQueue(in_groups(ordered, size=mixed.number), attempts=attempts)
+    queue = CellQueue(in_groups(ordered, size=mixed.number), attempts=attempts, after=gone_on_with(ordered))
     outcomes = _Outcomes(shared.jobs, context=context, queue=queue, attempts=attempts)
     with tempfile.TemporaryDirectory(prefix="emray-tune-") as folder, _quiet(folder):
         callbacks = [outcomes, *tune_callbacks(resources.track)]
@@ -104,20 +104,41 @@ def _tuner(
 
 
 def longest_first(jobs: Sequence[TrainJob], *, datasets: Mapping[str, Sequence[Messages]]) -> list[TrainJob]:
-    """By model (a worker holds one at a time), then by descending characters of training text."""
+    """By model (a worker holds one at a time), first those that go on with none of the others, then by descending
+    characters of training text."""
     size = {
         digest: sum(len(message.content) for example in examples for message in example)
         for digest, examples in datasets.items()
     }
-    return sorted(jobs, key=lambda job: (str(job.base), -size[job.rows_digest], job.cell.key))
+    turn = turns(jobs)
+    return sorted(jobs, key=lambda job: (str(job.base), turn[job.cell.key], -size[job.rows_digest], job.cell.key))
+
+
+def turns(jobs: Sequence[TrainJob]) -> dict[str, int]:
+    """By key, how many of the jobs come before a job because it goes on with what they leave."""
+    starts, found = {job.cell.key: job.start for job in jobs}, {}
+    for key in starts:
+        before, found[key] = starts[key], 0
+        while before in starts:
+            before, found[key] = starts[before], found[key] + 1
+    return found
+
+
+def gone_on_with(jobs: Sequence[TrainJob]) -> dict[int, int]:
+    """By index of a job that goes on with what another of them leaves, that other's."""
+    place = {job.cell.key: number for number, job in enumerate(jobs)}
+    return {number: place[job.start] for number, job in enumerate(jobs) if job.start in place}
 
 
 def in_groups(jobs: Sequence[TrainJob], *, size: int) -> list[tuple[int, ...]]:
-    """Indices of jobs that train together: up to `size` neighbours with the same model."""
+    """Indices of jobs that train together: up to `size` neighbours with the same model, none waiting for another."""
     groups: list[tuple[int, ...]] = []
+    turn = turns(jobs)
     for number, job in enumerate(jobs):
         last = groups[-1] if groups else ()
-        if last and len(last) < size and jobs[last[0]].base == job.base:
+        first = jobs[last[0]] if last else job
+        alike = (first.base, turn[first.cell.key]) == (job.base, turn[job.cell.key])
+        if last and len(last) < size and alike:
             groups[-1] = (*last, number)
         else:
             groups.append((number,))

@@ -149,7 +149,7 @@ class CellTrainable(tune.Trainable):
         for job in self._jobs:
             try:
                 rows = base.rows(job.rows_digest, examples=self._examples, form=RowForm.of(shared.spec))
-                able.append(Lesson(job, rows))
+                able.append(Lesson.of(job, rows, store=shared.store))
             except DataError as error:
                 self._fail(job, error)
         if not able:

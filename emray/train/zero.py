@@ -89,19 +89,15 @@ def train_worker(config: Mapping[str, Any]) -> None:
     rows = base.rows(job.rows_digest, examples={job.rows_digest: ray.get(config["examples"])}, form=RowForm.of(spec))
     (one,) = adapter.attach(base.model, spec=spec, seeds=[job.cell.seed]).each()
     budget = USUAL_PASS if shared.resources.token_budget == "auto" else shared.resources.token_budget
-    run = CellRun(Lesson(job, rows), one=one, base=base, spec=spec, token_budget=budget)
+    run = CellRun(Lesson.of(job, rows, store=shared.store), one=one, base=base, spec=spec, token_budget=budget)
     del sharding
-    train_sharded(
-        run, settings=settings, spec=spec, store=shared.store, checkpoint_every=shared.resources.checkpoint_every
-    )
+    train_sharded(run, settings=settings, store=shared.store, checkpoint_every=shared.resources.checkpoint_every)
 
 
-def train_sharded(
-    run: CellRun, *, settings: Mapping[str, Any], spec: TrainSpec, store: Store, checkpoint_every: int | None
-) -> None:
+def train_sharded(run: CellRun, *, settings: Mapping[str, Any], store: Store, checkpoint_every: int | None) -> None:
     """Every process calls this: all steps from the last kept state on, and what is to be published."""
     engine = _engine(run, settings=settings)
-    sharded = ShardedSteps(run, engine=engine, spec=spec)
+    sharded = ShardedSteps(run, engine=engine)
     states = ShardedStates(run, engine=engine, stage=settings["zero_optimization"]["stage"], store=store)
     states.resume()
     while not run.finished:
@@ -174,8 +170,8 @@ def _merge(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]
 class ShardedSteps:
     """The optimizer steps of one cell, this process's share of each."""
 
-    def __init__(self, run: CellRun, *, engine: Any, spec: TrainSpec) -> None:
-        self._steps, self._engine, self._spec = run.steps, engine, spec
+    def __init__(self, run: CellRun, *, engine: Any) -> None:
+        self._steps, self._engine, self._spec = run.steps, engine, run.spec
         self._rank, self._num_workers = dist.get_rank(), dist.get_world_size()
 
     def step(self) -> float:
