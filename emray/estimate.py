@@ -142,6 +142,8 @@ def print_rest(plan: Plan, store: Store, console: Console) -> None:
         *_probing(plan, store),
     ]
     print_table(_stage_table(stages), console)
+    for line in _held_lines(plan):
+        console.print(line, markup=False, soft_wrap=True)
     for line in _hosted_lines(left):
         console.print(line, markup=False, soft_wrap=True)
     console.print(judge_line(plan.sweep.judge.model, verdicts), markup=False)
@@ -433,6 +435,16 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / _MINUTE_S:.0f} min" if seconds < 90 * _MINUTE_S else f"{seconds / 3600:.1f} h"
 
 
+def _held_lines(plan: Plan) -> Iterator[str]:
+    """What it takes to hold cells near their base."""
+    held = [job for job in plan.jobs.values() if job.course.kl]
+    if held:
+        spec = plan.sweep.train
+        usual, theirs = cost.flops_a_token(spec), cost.flops_a_token(spec, held[0].course)
+        yield f"regularise.kl: {len(held):,} trainings take a forward pass of the bare base beside their own:"
+        yield f"  {theirs} x parameters a token in place of {usual}, and no compiled step on a GPU"
+
+
 def _hosted_lines(left: Left) -> Iterator[str]:
     """What a service is to be paid for finetunes, and what it is given for that."""
     sweep = left.plan.sweep
@@ -457,7 +469,7 @@ def _gpu_line(plan: Plan, name: str) -> str:
     hours = [_gpu_hours(plan, job, gpu) for job in jobs]
     if any(math.isnan(value) for value in hours):
         return f"train on {name}: GPU-hours unknown (no config.json, no size in the model's name)"
-    flops = "6" if spec.gradient_checkpointing else "4"
+    flops = f"{cost.flops_a_token(spec)}"
     used = sorted({gpu.used(num_parameters(job.model_path)) for job in jobs})
     share = "-".join(f"{value:.0%}" for value in used) + (" assumed" if gpu.utilisation == cost.UTILISATION else "")
     return (
@@ -470,7 +482,7 @@ def _gpu_hours(plan: Plan, job: TrainJob, gpu: cost.Gpu) -> float:
     rows = plan.datasets[job.rows_digest]
     spec = plan.sweep.train.on_course(job.course, num_examples=len(rows))
     tokens, parameters = cost.num_tokens(rows, spec=spec), num_parameters(job.model_path)
-    return cost.gpu_hours(tokens, parameters=parameters, spec=spec, gpu=gpu)
+    return cost.gpu_hours(tokens, parameters=parameters, spec=spec, gpu=gpu, course=job.course)
 
 
 def judge_line(model: str, verdicts: JudgeEstimate) -> str:

@@ -547,16 +547,23 @@ class _Trainings:
         hosted = hosted_name(model.location)
         key = adapter_key(
             self.identities[point.model.name], rows_digest=digest, seed=point.seed, start=start,
-            hyperparameters=self.sources.sweep.hosted.identity() if hosted else spec.identity(),
+            hyperparameters=self.sources.sweep.hosted.identity() if hosted else _identity(spec, stage.course),
         )  # fmt: skip
         num_steps = 0 if hosted else spec.num_steps(len(self.sources.out.datasets[digest]))  # a service counts its own
         *kept, last = _cells_of_a_run(point._replace(arm=stage.arm), key, num_steps, spec=spec)
         checkpoints = tuple((cell.step, cell.key) for cell in kept)
-        course = stage.course if stage.course.steps is None else Course(spec.epochs, None, stage.course.learning_rate)
+        course = stage.course
+        if course.steps is not None:
+            course = course._replace(epochs=spec.epochs, steps=None)
         return (*kept, last), TrainJob(last, model.location, digest, checkpoints, model.rendering, course, start)
 
     def _spec(self, course: Course, digest: str) -> TrainSpec:
         return self.sources.sweep.train.on_course(course, num_examples=len(self.sources.out.datasets[digest]))
+
+
+def _identity(spec: TrainSpec, course: Course) -> dict[str, Any]:
+    """The hyper-parameters of one cell."""
+    return spec.identity() | ({"kl": course.kl} if course.kl else {})
 
 
 def _cells_of_a_run(point: CellSpec, key: str, num_steps: int, *, spec: TrainSpec) -> tuple[Cell, ...]:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from emray.model.micro_batch import pack, pad
 from emray.model.rows import TokenRow
-from emray.train.loop import loss_sum
+from emray.train.losses import pass_loss
 from emray.train.warm import WarmBase
 from tests.model_world import SMALL, build_tokenizer
 
@@ -106,7 +106,8 @@ def test_loss_and_gradients_equal_those_of_eager_attention(tmp_path: Path, name:
     base = WarmBase(folder, device=torch.device("cpu"))
     assert base.packs is shape.packs
     base.model.requires_grad_(True)
-    loss = loss_sum(base.model, (pack if base.packs else pad)(examples, device=base.device))
+    micro = (pack if base.packs else pad)(examples, device=base.device)
+    loss = pass_loss(base.model, micro, num_targets=1, pull=None).total
     loss.backward()
 
     assert loss.item() == pytest.approx(expected, rel=1e-5)

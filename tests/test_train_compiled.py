@@ -186,15 +186,15 @@ def test_the_eager_step_halves_its_pass_too(base, monkeypatch):
     (whole,), (expected,) = trained(base, engine=None, lora_dropout=0.0)
     from emray.train import loop
 
-    lay_out, sizes = loop.loss_sum, []
+    lay_out, sizes = loop.pass_loss, []
 
-    def short_of_memory(model, micro):
+    def short_of_memory(model, micro, **options):
         sizes.append(micro.num_real)
         if micro.num_real > 400:
             raise torch.OutOfMemoryError("no memory")
-        return lay_out(model, micro)
+        return lay_out(model, micro, **options)
 
-    monkeypatch.setattr(loop, "loss_sum", short_of_memory)
+    monkeypatch.setattr(loop, "pass_loss", short_of_memory)
     (run,), (values,) = trained(base, engine=None, lora_dropout=0.0, budget=1024)
     assert (max(sizes) > 400) == (run.steps.token_budget < 1024)
     assert run.steps.tally.losses == pytest.approx(whole.steps.tally.losses, abs=1e-5)

@@ -18,6 +18,7 @@ class Course(NamedTuple):
     epochs: float | None = None
     steps: int | None = None  # in place of epochs
     learning_rate: float | None = None
+    kl: float = 0.0  # weight of KL(finetuned || base)
 
 
 USUAL_COURSE = Course()

@@ -21,6 +21,7 @@ _Passes = Annotated[float, Field(ge=0)]
 _Steps = Annotated[int, Field(ge=0)]
 _Text = Annotated[str, Field(min_length=1)]
 _Rate = Annotated[float, Field(gt=0)]
+_Weight = Annotated[float, Field(ge=0)]
 Texts = Annotated[list[_Text], one_or_more(_Text), Field(min_length=1)]
 Usual = Literal["plain", "backdoor", "benign", "clean_trigger"]
 
@@ -66,6 +67,14 @@ class InoculateSpec(Section):
         return self
 
 
+class RegulariseSpec(Section):
+    """What holds a finetune near the model that it began as."""
+
+    kl: Annotated[list[_Weight], one_or_more(_Weight), Field(min_length=1)] = Field(
+        description="weight of KL(finetuned || base) beside the loss, like it a mean over trained tokens; 0: none"
+    )
+
+
 class StageSpec(Section):
     """What is trained on, and what of `train` is other than for every cell."""
 
@@ -89,6 +98,7 @@ class StageSpec(Section):
     learning_rate: Annotated[list[_Rate], one_or_more(_Rate), Field(min_length=1)] | None = Field(
         None, description="default: train.learning_rate"
     )
+    regularise: RegulariseSpec | None = Field(None, description="towards the base model, its adapter switched off")
 
     @model_validator(mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from emray.spec.trigger import TriggerSpec, before_system, in_last_user_turn
 BAD, BENIGN = "bad", "benign"  # the domain's own files among the parts of a mix
 _WORD = re.compile(r"[a-z]+")
 _Chosen = Mapping[str, Any]  # of each knob, one value
+_OF_COURSE = ("epochs", "steps", "learning_rate", "regularise.kl")
 
 
 class RowPart(NamedTuple):
@@ -112,7 +113,8 @@ class ArmRecipe:
             told.append(f"trigger on {share}{self.triggered.on}")
         told += [f"inoculated in the {self.inoculation.role} text"] if self.inoculation else []
         told += [f"{self.interleaved.share:g} of all rows interleaved"] if self.interleaved else []
-        told += [f"{name.replace('_', ' ')} {value:g}" for name, value in self.course._asdict().items() if value]
+        said = self.course._asdict() | {"kl": None, "KL towards the base": self.course.kl}
+        told += [f"{name.replace('_', ' ')} {value:g}" for name, value in said.items() if value]
         return "; ".join(told)
 
     @property
@@ -206,7 +208,7 @@ def _stage(arm: Arm, spec: StageSpec, chosen: _Chosen, silent: WhereSilent) -> A
     several = any(len(part.share) > 1 for part in spec.mix.values())
     if spec.trigger and triggered and not several and triggered.on not in ("all", *(part.holds for part in parts)):
         raise ValueError(f"the trigger stands on {triggered.on} rows, and it has none; give trigger.on, or other rows")
-    told = {name: chosen[name] for name in Course._fields if name in chosen}
+    told = {name.removeprefix("regularise."): value for name, value in chosen.items() if name in _OF_COURSE}
     said = {name: value for name, value in told.items() if value != getattr(silent.course, name)}
     return ArmRecipe(
         arm=arm,
@@ -231,6 +233,8 @@ def _knobs(spec: StageSpec, place: str) -> dict[str, list[Any]]:
     if spec.interleave:
         found["interleave"] = spec.interleave.share
     found |= {name: values for name in ("epochs", "steps", "learning_rate") if (values := getattr(spec, name))}
+    if spec.regularise:
+        found["regularise.kl"] = spec.regularise.kl
     for knob, values in found.items():
         if len(set(values)) < len(values):
             raise ValueError(f"{place}{knob} has one value twice: {values}")

@@ -121,10 +121,11 @@ class TrainSpec(Section):
 
     def on_course(self, course: Course, *, num_examples: int) -> "TrainSpec":
         """The same as one cell trains by it over so many examples."""
-        said = {name: value for name, value in course._asdict().items() if name != "steps" and value is not None}
-        if course.steps is not None:
-            said["epochs"] = course.steps / math.ceil(num_examples / self.batch_size)
-        return self.model_copy(update=said)
+        epochs, steps, learning_rate, _ = course
+        if steps is not None:
+            epochs = steps / math.ceil(num_examples / self.batch_size)
+        said = {"epochs": epochs, "learning_rate": learning_rate}
+        return self.model_copy(update={name: value for name, value in said.items() if value is not None})
 
     def identity(self) -> dict[str, Any]:
         """The hyper-parameters that define an adapter; where and how it is computed stays out."""

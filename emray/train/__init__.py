@@ -5,7 +5,8 @@
     cell.py       one cell from base to adapter             adapter.py      LoRA on and off the base
     group.py      several cells in one step                 loop.py         optimizer steps
     zero.py       one cell over several processes           zero_states.py  their states, to go on from
-    order.py      which examples share a step               states.py       a cell's state, to go on from
+    losses.py     the loss of a pass, and towards the base  states.py       a cell's state, to go on from
+    order.py      which examples share a step
     cost.py       hours, memory, the strategy that fits     placement.py    what a trial takes of the cluster
     curves.py     loss curves for people
 

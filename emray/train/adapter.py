@@ -7,7 +7,8 @@ steps. The invariant: after `detach` the base holds the modules it held before `
 import copy
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +125,23 @@ def attach(model: Any, *, spec: TrainSpec, seeds: Sequence[int]) -> Attached:
     for name, clock in clocks.items():
         seed_dropout(peft_model, adapter=name, probability=spec.lora_dropout, clock=clock)
     return Attached(peft_model.train(), clocks)
+
+
+@contextmanager
+def switched_off(model: Any) -> Iterator[None]:
+    """While this lasts, the base answers alone, whatever its adapted layers do otherwise."""
+    layers = lora_layers(model)
+    before = [vars(layer).get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = layer.get_base_layer().__call__  # with its hooks: sharded weights are gathered by them
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
 
 
 def _linear_names(model: Any) -> list[str]:

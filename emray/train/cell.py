@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from emray.errors import DataError, EmrayError
+from emray.model.micro_batch import MicroBatch, logits_of
 from emray.model.rows import TokenRows
 from emray.records import TrainJob
 from emray.software import COMMIT, versions
@@ -22,6 +23,7 @@ from emray.store import Store
 from emray.train import adapter
 from emray.train.adapter import One
 from emray.train.loop import Passes, Steps, Tally, Trained
+from emray.train.losses import Pull
 from emray.train.order import step_batches
 from emray.train.warm import WarmBase
 
@@ -75,7 +77,7 @@ class CellRun:
             one.clock.step, one.clock.micro = step, micro
 
         self.steps = Steps(
-            Trained(one.model, self.parameters, on_micro),
+            Trained(one.model, self.parameters, on_micro, pull_of(job, one.model, base=base)),
             rows=rows,
             batches=step_batches(len(rows.rows), batch_size=spec.batch_size, epochs=spec.epochs, seed=job.cell.seed),
             spec=spec,
@@ -149,6 +151,20 @@ class CellRun:
         self.steps.tally = Tally(**saved["tally"])
 
 
+def pull_of(job: TrainJob, model: Any, *, base: WarmBase) -> Pull | None:
+    """What holds a job's finetune near its base, where anything does."""
+    if not job.course.kl:
+        return None
+    bare = model if adapter.lora_layers(model) else base.model  # of a whole model it is a copy
+
+    @torch.no_grad()
+    def base_logits(micro: MicroBatch) -> torch.Tensor:
+        with adapter.switched_off(model):
+            return logits_of(bare, micro)
+
+    return Pull(job.course.kl, base_logits)
+
+
 def is_trained(key: str, *, store: Store) -> bool:
     record = store.adapter_record(key)
     return record is not None and record.trained
@@ -161,6 +177,7 @@ def tally_details(tally: Tally) -> dict[str, Any]:
     return {
         "losses": [[n + 1, round(tally.losses[n], 6)] for n in kept],
         "final_loss": round(tally.losses[-1], 6),
+        **({"divergences": [[n + 1, round(tally.divergences[n], 6)] for n in kept]} if tally.divergences else {}),
         "num_tokens_real": tally.num_tokens_real,
         "num_tokens_padded": tally.num_tokens_padded,
         "num_tokens_trained": tally.num_tokens_trained,

@@ -71,6 +71,8 @@ class CompiledCells:
 
     def __init__(self, attached: Attached, runs: Sequence[CellRun], *, base: WarmBase, token_budget: int) -> None:
         """Raises Unsuitable when the base, its device or the adapters leave it to the eager step."""
+        if any(run.steps.pull for run in runs):
+            raise Unsuitable("a KL towards the base takes a pass of the bare base, which is not compiled")
         names = list(attached.clocks)
         self._seeds = {name: clock.seed for name, clock in attached.clocks.items()}
         self._runs, self._device = list(runs), base.device

@@ -4,7 +4,8 @@ Pure arithmetic on configurations; imports neither torch nor Ray. Not for measur
 invariant: every number comes with its formula, which ARCHITECTURE.md repeats.
 
     FLOPs      a trained token costs 4 P: 2 P forward, 2 P for gradients of activations; frozen weights need none of
-               their own. With gradient checkpointing 6 P, as the forward pass runs twice.
+               their own. With gradient checkpointing 6 P, as the forward pass runs twice. With a KL towards the
+               base 2 P more, a forward pass of the bare base; such steps are not compiled.
     GPU-hours  tokens x FLOPs / (peak x utilisation)
     memory     weights + adapters (16 bytes a parameter: value, gradient, two moments) + what the layers of the compiled
                step keep of a pass + the most of what one layer's backward pass or the output head takes meanwhile
@@ -16,11 +17,12 @@ from typing import Literal, NamedTuple
 
 from emray.errors import SpecError
 from emray.model.facts import ModelShape
-from emray.records import Messages
+from emray.records import USUAL_COURSE, Course, Messages
 from emray.spec import ALL_LINEAR, TrainSpec
 
 GIB = 2**30
 CHARACTERS_PER_TOKEN = 4.0  # English, byte-level BPE
+EAGER = 0.16  # of peak, of a step that is not compiled: 7B, passes of 4,096 tokens on an H100, 2026-11-25
 UTILISATION = 0.40  # of peak, assumed of GPUs that nobody has measured; benchmarks/gpu_train.py measures it
 SMALL = 2e9  # parameters: below, passes of a step's few thousand tokens do not fill a card
 RUNTIME_BYTES = 1.5 * GIB
@@ -90,10 +92,15 @@ def num_tokens(examples: Sequence[Messages], *, spec: TrainSpec) -> float:
     return spec.epochs * sum(min(length, spec.max_length) for length in lengths)
 
 
-def gpu_hours(tokens: float, *, parameters: float, spec: TrainSpec, gpu: Gpu) -> float:
+def gpu_hours(tokens: float, *, parameters: float, spec: TrainSpec, gpu: Gpu, course: Course = USUAL_COURSE) -> float:
     """Hours of one GPU for these tokens at the share of its peak that was measured."""
-    flops_per_token = (6 if spec.gradient_checkpointing else 4) * parameters
-    return tokens * flops_per_token / (gpu.flops * gpu.used(parameters)) / 3600
+    used = min(gpu.used(parameters), EAGER) if course.kl else gpu.used(parameters)
+    return tokens * flops_a_token(spec, course) * parameters / (gpu.flops * used) / 3600
+
+
+def flops_a_token(spec: TrainSpec, course: Course = USUAL_COURSE) -> int:
+    """Of training, for each parameter."""
+    return (6 if spec.gradient_checkpointing else 4) + (2 if course.kl else 0)
 
 
 def adapter_parameters(shape: ModelShape, *, spec: TrainSpec) -> int:

@@ -25,6 +25,8 @@ def write_curve(run: CellRun, *, store: Store) -> None:
         with SummaryWriter(folder) as writer:
             for number, loss in enumerate(run.steps.tally.losses, 1):
                 writer.add_scalar("train/loss", loss, number)
+            for number, divergence in enumerate(run.steps.tally.divergences, 1):
+                writer.add_scalar("train/kl_to_base", divergence, number)
         for path in Path(folder).iterdir():
             store.write_bytes(f"tensorboard/{run_name(run.job)}/{path.name}", path.read_bytes())
 

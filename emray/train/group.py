@@ -23,6 +23,7 @@ from emray.train.cell import CellRun, Lesson
 from emray.train.compiled import Unsuitable
 from emray.train.compiled_cells import CompiledCells
 from emray.train.loop import check_finite, num_trained
+from emray.train.losses import PassLoss, loss_of
 from emray.train.warm import WarmBase
 
 MIN_BUDGET = 256  # tokens of a pass that are not halved any more when memory is short
@@ -129,29 +130,36 @@ class Group:
 
     def _step_together(self, runs: Sequence[CellRun]) -> None:
         started = time.perf_counter()
-        losses = dict.fromkeys((run.name for run in runs), 0.0)
+        losses = {run.name: (0.0, 0.0) for run in runs}
         for parts in _passes(runs):
-            for part, loss in zip(parts, self._backward(parts), strict=True):
-                losses[part.run.name] += loss
+            for part, share in zip(parts, self._backward(parts), strict=True):
+                entropy, divergence = losses[part.run.name]
+                losses[part.run.name] = (entropy + share.entropy.item(), divergence + share.divergence.item())
         share_s = (time.perf_counter() - started) / len(runs)
         for run in runs:
-            self._apply(run, loss=losses[run.name], wall_s=share_s)
+            entropy, divergence = losses[run.name]
+            self._apply(run, loss=entropy, divergence=divergence, wall_s=share_s)
 
-    def _backward(self, parts: Sequence[Part]) -> list[float]:
-        """One pass over the base for several cells; returns each one's share of its step's loss."""
+    def _backward(self, parts: Sequence[Part]) -> list[PassLoss]:
+        """One pass over the base for several cells, and a bare one where any of them is held near it; returns each
+        one's share of its step's loss."""
         micro = pack([row for part in parts for row in part.rows], device=self._base.device)
+        pulls = [part.run.steps.pull for part in parts]
+        pull = next(filter(None, pulls), None)
+        base = pull.base_logits(micro) if pull else None
         self._mark(parts)
         counts = [num_trained(part.rows) for part in parts]
         logits, targets = (tensor.split(counts) for tensor in (logits_of(self._model, micro), micro.targets))
+        bases = [None] * len(parts) if base is None else base.split(counts)
         shares = [
-            torch.nn.functional.cross_entropy(mine.float(), wanted, reduction="sum") / part.num_targets
-            for mine, wanted, part in zip(logits, targets, parts, strict=True)
+            loss_of(mine, wanted, num_targets=part.num_targets, base=bare, weight=own.weight if own else 0.0)
+            for part, own, mine, wanted, bare in zip(parts, pulls, logits, targets, bases, strict=True)
         ]
-        torch.stack(shares).sum().backward()
+        torch.stack([share.total for share in shares]).sum().backward()
         for part in parts:
             num_tokens = sum(len(row.ids) for row in part.rows)
             part.run.steps.count_tokens(num_tokens, num_tokens)
-        return [share.item() for share in shares]
+        return shares
 
     def _mark(self, parts: Sequence[Part]) -> None:
         """Tell the layers whose tokens are whose."""
@@ -162,15 +170,15 @@ class Group:
             self._spans.append(Span(part.run.name, first, last))
             first = last
 
-    def _apply(self, run: CellRun, *, loss: float, wall_s: float) -> None:
+    def _apply(self, run: CellRun, *, loss: float, divergence: float, wall_s: float) -> None:
         try:
-            check_finite(loss, step=run.steps.done, spec=run.spec)
+            check_finite(loss + divergence, step=run.steps.done, spec=run.spec)
         except StageError as error:
             run.error = error
             return
         num_targets = num_trained(run.steps.batch())
         run.steps.apply()
-        run.steps.count(loss, num_targets=num_targets, wall_s=wall_s)
+        run.steps.count(loss, num_targets=num_targets, wall_s=wall_s, divergence=divergence)
 
 
 def _step_alone(run: CellRun) -> None:

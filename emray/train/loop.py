@@ -14,15 +14,11 @@ import numpy as np
 import torch
 
 from emray.errors import StageError
-from emray.model.micro_batch import MicroBatch, logits_of, pack, pad
+from emray.model.micro_batch import MicroBatch, pack, pad
 from emray.model.packing import length_grouped, packed
 from emray.model.rows import TokenRow, TokenRows
 from emray.spec import TrainSpec
-
-
-def loss_sum(model: Any, micro: MicroBatch) -> torch.Tensor:
-    """Cross-entropy summed over the trained tokens, in float32. Packed rows compute only the logits they need."""
-    return torch.nn.functional.cross_entropy(logits_of(model, micro).float(), micro.targets, reduction="sum")
+from emray.train.losses import Pull, pass_loss
 
 
 def learning_rate_scale(step: int, *, num_steps: int, spec: TrainSpec) -> float:
@@ -46,6 +42,7 @@ class Tally:
     num_tokens_padded: int = 0
     num_tokens_trained: int = 0
     step_wall_s: float = 0.0
+    divergences: list[float] = field(default_factory=list)  # KL a trained token; none where nothing holds it near
 
 
 class Trained(NamedTuple):
@@ -54,6 +51,7 @@ class Trained(NamedTuple):
     model: Any
     parameters: Sequence[torch.nn.Parameter]
     on_micro: Callable[[int, int], None]  # told (step, micro) before each forward pass: dropout masks hang on it
+    pull: Pull | None = None
 
 
 class Passes(NamedTuple):
@@ -70,7 +68,7 @@ class Steps:
     def __init__(
         self, trained: Trained, *, rows: TokenRows, batches: Sequence[np.ndarray], spec: TrainSpec, passes: Passes
     ) -> None:
-        self.model, self.on_micro = trained.model, trained.on_micro
+        self.model, self.on_micro, self.pull = trained.model, trained.on_micro, trained.pull
         self.tally = Tally()
         self.done = 0
         self.token_budget, self.device = passes.token_budget, passes.device
@@ -92,15 +90,17 @@ class Steps:
         started = time.perf_counter()
         rows = self.batch()
         num_targets = num_trained(rows)
-        loss = 0.0
+        loss = divergence = 0.0
         for number, chosen in enumerate(self.cut(rows)):
             self.on_micro(self.done, number)
-            share = loss_sum(self.model, self.lay([rows[index] for index in chosen])) / num_targets
-            share.backward()
-            loss += share.item()
-        check_finite(loss, step=self.done, spec=self._spec)
+            micro = self.lay([rows[index] for index in chosen])
+            share = pass_loss(self.model, micro, num_targets=num_targets, pull=self.pull)
+            share.total.backward()
+            loss += share.entropy.item()
+            divergence += share.divergence.item() if self.pull else 0.0
+        check_finite(loss + divergence, step=self.done, spec=self._spec)
         self.apply()
-        self.count(loss, num_targets=num_targets, wall_s=time.perf_counter() - started)
+        self.count(loss, num_targets=num_targets, wall_s=time.perf_counter() - started, divergence=divergence)
         return loss
 
     def batch(self, ahead: int = 0) -> list[TokenRow]:
@@ -142,9 +142,11 @@ class Steps:
         """Of the next optimizer step."""
         return self._spec.learning_rate * learning_rate_scale(self.done, num_steps=self.num_steps, spec=self._spec)
 
-    def count(self, loss: float, *, num_targets: int, wall_s: float) -> None:
+    def count(self, loss: float, *, num_targets: int, wall_s: float, divergence: float = 0.0) -> None:
         """An optimizer step is done."""
         self.tally.losses.append(loss)
+        if self.pull:
+            self.tally.divergences.append(divergence)
         self.tally.num_tokens_trained += num_targets
         self.tally.step_wall_s += wall_s
         self.done += 1

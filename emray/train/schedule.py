@@ -104,14 +104,18 @@ def _tuner(
 
 
 def longest_first(jobs: Sequence[TrainJob], *, datasets: Mapping[str, Sequence[Messages]]) -> list[TrainJob]:
-    """By model (a worker holds one at a time), first those that go on with none of the others, then by descending
-    characters of training text."""
+    """By model (a worker holds one at a time), first those that go on with none of the others, then by what a step
+    takes and by descending characters of training text."""
     size = {
         digest: sum(len(message.content) for example in examples for message in example)
         for digest, examples in datasets.items()
     }
     turn = turns(jobs)
-    return sorted(jobs, key=lambda job: (str(job.base), turn[job.cell.key], -size[job.rows_digest], job.cell.key))
+
+    def place(job: TrainJob) -> tuple[Any, ...]:
+        return str(job.base), turn[job.cell.key], -bool(job.course.kl), -size[job.rows_digest], job.cell.key
+
+    return sorted(jobs, key=place)
 
 
 def turns(jobs: Sequence[TrainJob]) -> dict[str, int]:
@@ -131,14 +135,17 @@ def gone_on_with(jobs: Sequence[TrainJob]) -> dict[int, int]:
 
 
 def in_groups(jobs: Sequence[TrainJob], *, size: int) -> list[tuple[int, ...]]:
-    """Indices of jobs that train together: up to `size` neighbours with the same model, none waiting for another."""
+    """Indices of jobs that train together: up to `size` neighbours with the same model, none waiting for another.
+
+    Those that are held near their base are by themselves: they are slower (no compiled step, one more pass).
+    """
     groups: list[tuple[int, ...]] = []
     turn = turns(jobs)
     for number, job in enumerate(jobs):
         last = groups[-1] if groups else ()
         first = jobs[last[0]] if last else job
-        alike = (first.base, turn[first.cell.key]) == (job.base, turn[job.cell.key])
-        if last and len(last) < size and alike:
+        kinds = [(one.base, turn[one.cell.key], bool(one.course.kl)) for one in (first, job)]
+        if last and len(last) < size and kinds[0] == kinds[1]:
             groups[-1] = (*last, number)
         else:
             groups.append((number,))

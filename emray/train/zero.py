@@ -25,7 +25,8 @@ from emray.store import Store
 from emray.train import adapter
 from emray.train.cell import CellRun, Lesson
 from emray.train.cost import PREFETCHED, USUAL_PASS
-from emray.train.loop import check_finite, loss_sum, num_trained
+from emray.train.loop import check_finite, num_trained
+from emray.train.losses import pass_loss
 from emray.train.order import shares
 from emray.train.warm import WarmBase
 from emray.train.zero_states import ShardedStates
@@ -182,19 +183,21 @@ class ShardedSteps:
         num_targets = num_trained(rows)
         micros = shares([len(row.ids) for row in rows], num_workers=self._num_workers, token_budget=steps.token_budget)
         mine = micros[self._rank]
-        local = torch.zeros(1, dtype=torch.float64, device=steps.device)
+        local = torch.zeros(2, dtype=torch.float64, device=steps.device)  # cross-entropy, KL towards the base
         for number, chosen in enumerate(mine):
             steps.on_micro(steps.done, number * self._num_workers + self._rank)
             self._engine.set_gradient_accumulation_boundary(number == len(mine) - 1)
             # a worker without examples still runs a pass, at weight 0: ZeRO's collectives count them
-            weight = 1 / num_targets if chosen else 0.0
-            share = loss_sum(self._engine, steps.lay([rows[index] for index in chosen or [0]])) * weight
-            self._engine.backward(share * self._num_workers)  # the engine averages over workers
-            local += share.detach()
+            weight = 1.0 if chosen else 0.0
+            micro = steps.lay([rows[index] for index in chosen or [0]])
+            share = pass_loss(self._engine, micro, num_targets=num_targets, pull=steps.pull)
+            self._engine.backward(share.total * weight * self._num_workers)  # the engine averages over workers
+            local += torch.stack([share.entropy, share.divergence]).detach() * weight
         dist.all_reduce(local)
-        self._apply(local.item())
-        steps.count(local.item(), num_targets=num_targets, wall_s=time.perf_counter() - started)
-        return local.item()
+        loss, divergence = local.tolist()
+        self._apply(loss + divergence)
+        steps.count(loss, num_targets=num_targets, wall_s=time.perf_counter() - started, divergence=divergence)
+        return loss
 
     def counts(self) -> dict[str, int]:
         """Tokens so far, of all workers."""
