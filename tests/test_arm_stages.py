@@ -306,7 +306,7 @@ def test_weights_of_a_first_stage_that_are_gone_are_trained_again_for_what_goes_
         ({"arms": {"a": {"then": {"then": "benign"}}}}, "unknown key 'then' under arms.a.then"),
         (
             {"arms": {"a": {"then": "benign"}}, "model": "hosted:gpt", "generate": {"engine": "openai"}},
-            "arms.a: a finetuning service has no word for then, epochs, steps and learning_rate of an arm",
+            "arms.a: a finetuning service has no word for then, epochs, steps, learning_rate and regularise of an arm",
         ),
         ({"arms": {"a": {"then": "benign"}}, "probes": {"dose": {"arms": ["a"]}}}, "trains in several stages"),
     ],
