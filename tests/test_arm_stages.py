@@ -109,6 +109,27 @@ def test_steps_are_epochs_of_as_many_steps() -> None:
     assert job.cell.num_steps == 3 and job.course.steps is None
 
 
+def test_an_arm_that_starts_with_another_is_that_one_with_a_second_stage() -> None:
+    plan = planned({"mine": {"start": "plain", "like": "benign", "epochs": [0, 0.1]}, "plain": None})
+    other = planned({"other": {"then": {"like": "benign", "epochs": 0.1}}})
+    assert [cell.arm for cell in plan.cells] == ["mine=0.1", "plain"]
+    mine, theirs = job_of(plan, "mine=0.1"), job_of(other, "other")
+    assert (mine.cell.key, mine.start, mine.course) == (theirs.cell.key, theirs.start, theirs.course)
+    assert mine.start == job_of(plan, "plain").cell.key  # which a value of no epochs is
+    assert [point.arm for point in plan.sweep.crossing().dose_points] == ["plain", "mine=0.1"]
+
+
+def test_one_of_several_doses_can_be_what_others_start_with() -> None:
+    arms = {
+        "dilute": {"mix": {"benign": [0.25, 0.5]}},
+        "mine": {"start": "dilute=0.5", "like": "benign", "then": "plain"},
+    }
+    plan = planned(arms)
+    stages = plan.stages_of(job_of(plan, "mine").cell.key)
+    assert [stage.cell.arm for stage in stages] == ["dilute=0.5", "mine@1", "mine"]
+    assert stages[0] == job_of(plan, "dilute=0.5")
+
+
 # What is missing -------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +310,22 @@ def test_weights_of_a_first_stage_that_are_gone_are_trained_again_for_what_goes_
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        ({"arms": {"a": {"start": "plian", "like": "benign"}, "plain": None}}, "did you mean 'plain'?"),
+        ({"arms": {"a": {"start": "base", "like": "benign"}, "base": None}}, "base has no adapter to go on with"),
+        (
+            {"arms": {"a": {"start": "b", "like": "benign"}, "b": {"start": "a", "like": "benign", "epochs": 1}}},
+            "arms.b.start: each waits for the next, and none is the first: a -> b -> a",
+        ),
+        ({"arms": {"a": {"start": "a", "like": "benign"}}}, "none is the first: a -> a"),
+        ({"arms": {"a": {"start": "plain"}, "plain": None}}, "start says what it goes on with and not on which rows"),
+        (
+            {"arms": {"a": {"start": "b", "like": "benign"}, "b": {"mix": {"benign": [0.2, 0.4]}}}},
+            "arms.a.start names 'b'; arm b is b=0.2, b=0.4: name one",
+        ),
+        (
+            {"arms": {"a": {"start": "plain", "like": "benign"}, "b": {"then": "benign"}, "plain": None}},
+            "arms.b trains on what arm a trains on",
+        ),
         ({"arms": {"a": {"then": {}}}}, "arms.a: then has no data: name an arm whose rows it takes (benign)"),
         ({"arms": {"a": {"then": ["benign", {"rows": 3}]}}}, "arms.a: then.2 has no data"),
         ({"arms": {"a": {"then": []}}}, "arms.a.then"),
@@ -306,7 +343,7 @@ def test_weights_of_a_first_stage_that_are_gone_are_trained_again_for_what_goes_
         ({"arms": {"a": {"then": {"then": "benign"}}}}, "unknown key 'then' under arms.a.then"),
         (
             {"arms": {"a": {"then": "benign"}}, "model": "hosted:gpt", "generate": {"engine": "openai"}},
-            "arms.a: a finetuning service has no word for then, epochs, steps, learning_rate and regularise of an arm",
+            "arms.a: a finetuning service has no word for start, then, epochs, steps, learning_rate",
         ),
         ({"arms": {"a": {"then": "benign"}}, "probes": {"dose": {"arms": ["a"]}}}, "trains in several stages"),
     ],

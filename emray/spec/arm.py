@@ -116,6 +116,9 @@ class ArmSpec(StageSpec):
     """What an arm trains on, and how it is asked."""
 
     shorthand = None
+    start: str | None = Field(
+        None, min_length=1, description="the arm whose adapter it goes on with, of the same domain and seed"
+    )
     then: Annotated[list[StageSpec], one_or_more(StageSpec), Field(min_length=1)] | None = Field(
         None, description="stages that go on with the same adapter: an arm's name, or fields; one, or a list in turn"
     )

@@ -143,27 +143,31 @@ class WhereSilent(NamedTuple):
 
     trigger: TriggerSpec
     course: Course  # as `train` says it
+    conditions: Sequence[Condition]
 
 
-def recipes_of(arm: Arm, spec: ArmSpec, *, silent: WhereSilent, conditions: Sequence[Condition]) -> Iterator[ArmRecipe]:
-    """Every arm that one entry under `arms` stands for: one, or one for each combination of values of its lists.
+def recipes_of(arm: Arm, spec: ArmSpec, *, silent: WhereSilent, start: ArmRecipe | None = None) -> Iterator[ArmRecipe]:
+    """Every arm that one entry under `arms` stands for: one, or one for each combination of values of its lists; after
+    `start`, where it goes on with another's adapter.
 
     Raises ValueError in the words of the sweep file.
     """
     if arm == Arm.BASE and spec != ArmSpec(conditions=spec.conditions):
         raise ValueError("base is the model as it is and trains on nothing; give it no field but conditions")
+    if start and not (spec.like or spec.mix or arm in USUAL_ARMS):
+        raise ValueError("start says what it goes on with and not on which rows; name them: like: benign, or a mix")
     places = _places(spec)
     knobs = {place + knob: values for place, stage in places.items() for knob, values in _knobs(stage, place).items()}
     for values in product(*knobs.values()):
         chosen = dict(zip(knobs, values, strict=True))
         doses = tuple((knob, value) for knob, value in chosen.items() if len(knobs[knob]) > 1)
         name = Arm(f"{arm}={','.join(_word(knobs[knob], value) for knob, value in doses)}") if doses else arm
-        met = tuple(one for one in conditions if spec.conditions is None or one in spec.conditions)
+        met = tuple(one for one in silent.conditions if spec.conditions is None or one in spec.conditions)
         stages = [
             _stage(Arm(f"{name}@{number}"), stage, _of_place(chosen, place), silent)
             for number, (place, stage) in enumerate(_liked(places, arm), 1)
         ]
-        yield replace(_in_turn(stages), arm=name, conditions=met, doses=doses)
+        yield replace(_in_turn(stages, after=start), arm=name, conditions=met, doses=doses)
 
 
 def _places(spec: ArmSpec) -> dict[str, StageSpec]:
@@ -188,9 +192,9 @@ def _of_place(chosen: _Chosen, place: str) -> _Chosen:
     return {knob.removeprefix(place): value for knob, value in chosen.items() if knob.startswith(place)}
 
 
-def _in_turn(stages: Sequence[ArmRecipe]) -> ArmRecipe:
+def _in_turn(stages: Sequence[ArmRecipe], *, after: ArmRecipe | None) -> ArmRecipe:
     """The last of these stages, after the others; those without a step are left out."""
-    made: ArmRecipe | None = None
+    made = after
     for stage in stages:
         if 0 not in (stage.course.epochs, stage.course.steps):
             made = replace(stage, after=made)
@@ -299,4 +303,4 @@ def _interleaved(spec: StageSpec, chosen: _Chosen) -> RowPart | None:
 
 def usual_recipe(arm: Arm, *, trigger: TriggerSpec) -> ArmRecipe:
     """An arm that a sweep file need not define, as it is by default."""
-    return next(recipes_of(arm, ArmSpec(), silent=WhereSilent(trigger, USUAL_COURSE), conditions=()))
+    return next(recipes_of(arm, ArmSpec(), silent=WhereSilent(trigger, USUAL_COURSE, ())))

@@ -4,7 +4,6 @@ Not for rows or prompts (data/). The invariant: every arm here is of its own, so
 condition is met by some arm.
 """
 
-import difflib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from pydantic import BeforeValidator
 
 from emray.records import USUAL_ARMS, USUAL_CONDITIONS, Arm, Condition, Course
 from emray.spec.arm import ArmSpec
-from emray.spec.arm_recipe import ArmRecipe, WhereSilent, recipes_of
+from emray.spec.arm_recipe import ArmRecipe, WhereSilent
+from emray.spec.arm_starts import ArmsInTurn
 from emray.spec.framing import ContextSpec, Framing
 from emray.spec.trigger import TriggerSpec
 
@@ -89,8 +89,8 @@ def crossed(arms: Mapping[Arm, ArmSpec], rules: PromptRules, *, course: Course) 
     found: dict[Arm, ArmRecipe] = {}
     same: dict[str, Arm] = {}
     points = []
-    silent = WhereSilent(rules.trigger, course)
-    entries = [(arm, _recipes(arm, spec, silent, rules.conditions)) for arm, spec in arms.items()]
+    in_turn = ArmsInTurn(arms, WhereSilent(rules.trigger, course, rules.conditions))
+    entries = [(arm, in_turn.of(arm)) for arm in arms]
     for arm, recipes in sorted(entries, key=lambda entry: len(entry[1]) > 1):  # arms without doses first
         for recipe in recipes:
             first = same.setdefault(recipe.identity, recipe.arm)
@@ -104,17 +104,6 @@ def crossed(arms: Mapping[Arm, ArmSpec], rules: PromptRules, *, course: Course) 
     _refuse_twice(names)
     _refuse_unmet(found, rules)
     return Crossing({arm: found[arm] for arm in names if arm in found}, tuple(points), rules)
-
-
-def _recipes(arm: Arm, spec: ArmSpec, silent: WhereSilent, conditions: Sequence[Condition]) -> list[ArmRecipe]:
-    if spec == ArmSpec() and arm not in USUAL_ARMS:
-        close = difflib.get_close_matches(arm, USUAL_ARMS, n=1)
-        hint = f"did you mean {str(close[0])!r}?" if close else f"allowed without fields: {', '.join(USUAL_ARMS)}"
-        raise ValueError(f"arms names {str(arm)!r} and does not say what it trains on; {hint}")
-    try:
-        return list(recipes_of(arm, spec, silent=silent, conditions=conditions))
-    except ValueError as error:
-        raise ValueError(f"arms.{arm}: {error}") from None
 
 
 def _refuse_unknown_conditions(arms: Mapping[Arm, ArmSpec], rules: PromptRules) -> None:
