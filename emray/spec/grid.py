@@ -206,8 +206,8 @@ class Sweep(Section):
         for recipe in self.crossing().recipes.values():
             if not recipe.is_usual:
                 raise ValueError(
-                    f"arms.{recipe.arm}: a finetuning service has no word for start, then, epochs, steps, learning_rate "
-                    f"and regularise of an arm; leave them out for model {hosted[0]}"
+                    f"arms.{recipe.arm}: a finetuning service has no word for start, then, epochs, steps, "
+                    f"learning_rate and regularise of an arm; leave them out for model {hosted[0]}"
                 )
         return self
 
