@@ -6,7 +6,7 @@ named changes no row, so an arm without any is the arm of its name.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -78,7 +78,7 @@ class RegulariseSpec(Section):
 class StageSpec(Section):
     """What is trained on, and what of `train` is other than for every cell."""
 
-    shorthand = "like"
+    shorthand: ClassVar[str | None] = "like"
     like: Usual | None = Field(None, description="the arm that it is but for its fields; default: plain, or its name")
     mix: dict[str, PartSpec] = Field(
         {}, description="shares of bad, benign and of other files by any name; what is left of 1 is bad"
@@ -115,7 +115,7 @@ class StageSpec(Section):
 class ArmSpec(StageSpec):
     """What an arm trains on, and how it is asked."""
 
-    shorthand = None
+    shorthand: ClassVar[str | None] = None
     start: str | None = Field(
         None, min_length=1, description="the arm whose adapter it goes on with, of the same domain and seed"
     )
