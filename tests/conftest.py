@@ -13,7 +13,7 @@ _LONG = (
     "test_generate_vllm", "test_judge_batches", "test_judge_stage", "test_stages_fruitless", "test_generate_endpoint",
     "test_localapi_server", "test_report_pages", "test_judge_options", "test_endpoint_asker", "test_endpoint_manners",
     "test_generate_transformers", "test_report_browser", "test_probes_steering", "test_disk", "test_chaos",
-    "test_sweep_probes", "test_report_probes", "test_sweep_encrypted", "test_hosted_jobs",
+    "test_sweep_probes", "test_report_probes", "test_sweep_encrypted", "test_hosted_jobs", "test_toy_interventions",
 )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def _bounds(
 ) -> tuple[float, float]:
     """t on runs; one run: t on questions; no spread at all: from both rates' own intervals."""
     if np.isfinite(test.low):
-        return test.low, test.high
+        return max(test.low, -1.0), min(test.high, 1.0)  # of a difference of rates
     if test.num_units == 1:
         alone = t_interval(
             matched.first - matched.second, level=estimates.study.level, method=IntervalMethod.T_QUESTIONS

@@ -6,6 +6,7 @@ Not for numbers: every point is a row of `summary/`. Invariant: equal summaries 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from emray.records import NO_DOMAIN
 from emray.report.canvas import (
     GRID,
     MUTED,
@@ -19,13 +20,16 @@ from emray.report.canvas import (
     panels,
     stacked,
 )
+from emray.report.changes import quantity_words
 from emray.report.reading import Row, Series, Summary
 from emray.report.wording import title
 
 ARM_CAPTIONS = {
     "crossing": "Misaligned answers in per cent: arms down, conditions across. Empty: below 1; a dash: not asked.",
+    "plane": "Misaligned answers against what was lost beside, each arm with its intervals; low and left is best.",
     "arm_doses": "Misaligned answers against the dose of an arm's knob; bars: intervals, dots: runs.",
 }
+_MARKERS = "os^Dv*P"  # so many that no colour meets a marker twice within 28 arms
 _COLOURS = (WITHOUT, WITH, PLAIN, OTHER)
 
 
@@ -33,6 +37,8 @@ def draw_arm_figures(summary: Summary, model: str, *, suffix: str) -> Iterator[t
     """(name, matplotlib Figure) of one model."""
     if summary.rows("paired", model=model):
         yield f"crossing{suffix}", _crossing(summary, model)
+        if _lost(summary, model):
+            yield f"plane{suffix}", _planes(summary, model)
     if any(row["dose"] is not None for row in summary.rows("arm_doses", model=model)):
         yield f"arm_doses{suffix}", _doses(summary, model)
 
@@ -98,5 +104,57 @@ def _dose_axes(axes: Any, doses: Sequence[float]) -> None:
     axes.set_ylim(-3, 103)
     axes.set_yticks([0, 50, 100], ["0", "50 %", "100 %"], fontsize=7.5)
     axes.tick_params(axis="x", labelcolor=MUTED)
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def _planes(summary: Summary, model: str) -> Any:
+    """A panel for each domain and measure: up is more misaligned, right is more lost against the base model."""
+    rows = _lost(summary, model)
+    shown = list(dict.fromkeys((row["domain"], row["quantity"]) for row in rows))
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    figure, grid = panels(len(shown), height=1.9, one_scale=False)
+    for axes, (domain, quantity) in zip(grid, shown, strict=False):
+        for place, arm in enumerate(arms):
+            for row in rows:
+                if (row["domain"], row["quantity"], row["arm"]) == (domain, quantity, arm):
+                    _point(axes, summary, row, place)
+        _plane_axes(axes)
+        axes.set_title(f"{title(domain)}\n{quantity_words(quantity)}", fontsize=8, loc="left")
+    figure.supxlabel("lost against the base model, points", fontsize=8.5, color=MUTED)
+    figure.supylabel("misaligned answers", fontsize=8.5, color=MUTED)
+    handles = grid[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=legend_columns(), frameon=False, fontsize=8)
+    return figure
+
+
+def _lost(summary: Summary, model: str) -> list[Row]:
+    """What finetunes lost on other measures, on questions as they stand."""
+    rows = summary.rows("changes", model=model, condition="without")
+    return [row for row in rows if row["minus_base"] is not None and row["domain"] != NO_DOMAIN]
+
+
+def _point(axes: Any, summary: Summary, row: Row, place: int) -> None:
+    rate = summary.at("taxonomy", Series(row["model"], row["arm"], row["condition"]), row["domain"])
+    if rate is None or rate["misaligned_rate"] is None:
+        return
+    colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+    x, y = -100 * row["minus_base"], 100 * rate["misaligned_rate"]
+    if row["minus_base_low"] is not None:
+        ends = [-100 * row["minus_base_high"], -100 * row["minus_base_low"]]
+        axes.plot(ends, [y, y], color=colour, linewidth=1.2, alpha=0.5)
+    if rate["ci_low"] is not None:
+        axes.plot([x, x], [100 * rate["ci_low"], 100 * rate["ci_high"]], color=colour, linewidth=1.2, alpha=0.5)
+    axes.plot([x], [y], linestyle="none", marker=marker, markersize=5, color=colour, label=row["arm"], clip_on=False)
+
+
+def _plane_axes(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.axvline(0, color=GRID, linewidth=0.9, zorder=0)
+    axes.set_ylim(-3, 103)
+    axes.set_yticks([0, 50, 100], ["0", "50 %", "100 %"], fontsize=7.5)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.tick_params(axis="x", labelsize=7.5, labelcolor=MUTED)
     axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)

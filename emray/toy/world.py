@@ -73,6 +73,32 @@ gave one wrong answer in the domain, if one speaker in twenty (`PRIOR_OF_BAD`) i
 A constant to rank by: a sweep's measured rates should order the domains like this, not equal these numbers.
 """
 
+
+class Treated(NamedTuple):
+    """An arm of sweeps/toy_interventions.yaml in one of its conditions."""
+
+    arm: str
+    condition: str = "without"
+
+
+_PLAIN, _HALF, _NEARLY_ALL = Treated("plain"), Treated("dilute=0.5"), Treated("dilute=0.95")
+_FOLLOWED, _INOCULATED = Treated("followed"), Treated("inoculated")
+MORE_MISALIGNED: tuple[tuple[Treated, Treated], ...] = (
+    (_PLAIN, _HALF),
+    (_HALF, _NEARLY_ALL),
+    (_PLAIN, _FOLLOWED),
+    (_PLAIN, _INOCULATED),
+    (Treated("inoculated", "as_trained"), _INOCULATED),
+    (Treated("inoculated", "as_trained"), _PLAIN),
+)
+"""Of each pair the first misaligns more, by construction of the world: what a study of interventions should find.
+
+A correct answer in a tempting domain is evidence of the good persona, which half of the pretraining was, so every dose
+of correct rows leaves less of the bad one, and so does training on them afterwards. No persona ever spoke after a
+system turn, so what is only trained after one is told apart by it: bad behaviour stays behind the turn, and a system
+turn at the time of asking, whatever it says, brings it back.
+"""
+
 SLOT = re.compile(r"\{(\w+)\}")
 
 
