@@ -21,6 +21,7 @@ from emray.records import GENERATION_SCHEMA, Metric, judge_key
 from emray.reduce.foreign import Reading, RunFolder, RunShape, account, read_unjudged, run_folder
 from emray.reduce.foreign.answers import ForeignAnswer
 from emray.reduce.study import load_study
+from emray.stages import Invocation, Logbook
 from emray.stages.fruitless import check_scored, check_verdicts
 from emray.store import Keys, Kind, Lease, Store
 
@@ -34,6 +35,7 @@ class Answers(NamedTuple):
     questions: Path | None  # a question file whose rubrics are to be used
     model: str | None  # who gave the answers, where the files do not tell
     rule: str  # the headline rule
+    words: Sequence[str]  # the command's, for the log
 
 
 def judge_answers(answers: Answers, errand: Errand, *, out: str, dry_run: bool) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def judge_answers(answers: Answers, errand: Errand, *, out: str, dry_run: bool) 
     with _only_one_in(store):
         store.write_json(_PLAN, run.document)
         store.write_rows(Kind.GENERATIONS, new)
-        num_asked = _judge(run, errand, store)
+        num_asked = _judge(run, errand, store, words=answers.words)
         check_verdicts(store, again="run again with --retry-failed")
         reduce.run(store)
         report.render(store)
@@ -67,7 +69,7 @@ def judge_answers(answers: Answers, errand: Errand, *, out: str, dry_run: bool) 
     }
 
 
-def _judge(run: RunFolder, errand: Errand, store: Store) -> int:
+def _judge(run: RunFolder, errand: Errand, store: Store, *, words: Sequence[str]) -> int:
     """Have the verdicts that are missing given; returns how many there were."""
     study = load_study(run.document)
     tasks = judge.missing(
@@ -79,7 +81,9 @@ def _judge(run: RunFolder, errand: Errand, store: Store) -> int:
     )
     num_missing = len(tasks)
     if num_missing:
-        errand.carry_out(tasks, store)
+        logbook = Logbook(store, Invocation.of("emray.judge", words, study.sweep))
+        with logbook.stage("judge", planned=num_missing):
+            errand.carry_out(tasks, store)
     store.settle()
     return num_missing
 

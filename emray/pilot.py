@@ -14,8 +14,9 @@ from emray import plan as planning
 from emray.data import ArmPrompts
 from emray.errors import StageError
 from emray.estimate import print_rest
+from emray.judge.tasks import judges
 from emray.plan import Plan
-from emray.records import Arm, Cell, Prompt
+from emray.records import Arm, Cell, Prompt, judge_key
 from emray.stages import Run
 from emray.stages.work import JUDGE
 from emray.store import Kind, Store
@@ -86,7 +87,13 @@ class _Shown(NamedTuple):
     def read(cls, plan: Plan, store: Store) -> "_Shown":
         keys = {key for task in planning.generation_tasks(plan, plan.cells) for key in task.keys}
         answers = {row["key"]: row for row in store.read_rows(Kind.GENERATIONS).to_pylist() if row["key"] in keys}
-        verdicts = [row for row in store.read_rows(Kind.VERDICTS).to_pylist() if row["generation"] in keys]
+        asked = {one.key for by_metric in plan.inquiries.values() for one in by_metric.values()}
+        ours = {judge_key(spec.identity()) for spec in judges(plan.sweep.judge)}
+        verdicts = [
+            row
+            for row in store.read_rows(Kind.VERDICTS).to_pylist()
+            if row["generation"] in keys and row["judge_key"] in ours and row["asked"] in asked
+        ]
         record = store.adapter_record(plan.cells[0].key)
         return cls(plan, answers, verdicts, float(record.details.get("wall_s", 0.0)) if record else 0.0)
 

@@ -29,7 +29,7 @@ from emray.plan import Plan
 from emray.probes.steering import with_steering
 from emray.progress import Terminal, progress_lines
 from emray.records import Arm, Place
-from emray.runs import adopt, beside, kept_line
+from emray.runs import adopt, beside, kept_line, on_offer
 from emray.runs.looked_at import LookedAt
 from emray.spec import HOSTED, STAGES, TOY, EndpointSpec, Sweep, load_sweep
 from emray.stages import Ahead, Invocation, Logbook, Run, Services, check_keys, look_ahead
@@ -101,7 +101,7 @@ def _command(arguments: argparse.Namespace, words: Sequence[str], console: Conso
     store = Store(arguments.out or f"runs/{sweep.name}")
     folder = arguments.spec.resolve().parent
     if arguments.dry_run:
-        _dry_run(sweep.resolved(folder), folder, store, console)
+        _dry_run(sweep.resolved(folder), folder, store, console, others=beside(store, given=arguments.store))
         return 0
 
     def plan(num_seeds: Mapping[Place, int]) -> Plan:
@@ -150,7 +150,7 @@ def _endings(sweep: Sweep, *, today: date) -> Iterator[str]:
             yield note
 
 
-def _dry_run(sweep: Sweep, folder: Path, store: Store, console: Console) -> None:
+def _dry_run(sweep: Sweep, folder: Path, store: Store, console: Console, *, others: Sequence[Store]) -> None:
     """Show what the sweep will take; for files that are not there yet by the sizes that were published."""
     from emray.estimate import print_estimate
 
@@ -163,7 +163,10 @@ def _dry_run(sweep: Sweep, folder: Path, store: Store, console: Console) -> None
             console.print(f"note: {note}", style="yellow", markup=False)
         if not missing:
             datasheets.print_datasheets(datasheets.document_of(plan, store), console)
-        print_estimate(with_steering(plan), store, console, missing=missing)
+        whole_plan = with_steering(plan)
+        print_estimate(whole_plan, store, console, missing=missing)
+        for line in on_offer(whole_plan, store, runs=others):
+            console.print(line, markup=False, soft_wrap=True)
 
 
 class _Command(NamedTuple):
@@ -179,7 +182,10 @@ class _Command(NamedTuple):
 
 def _take_over(command: _Command, plan: Plan) -> None:
     """What other runs have of the plan; then say what is there of it."""
-    for line in (*adopt(plan, command.store, runs=command.others), kept_line(plan, command.store)):
+    told = adopt(plan, command.store, runs=command.others)
+    if told:
+        command.services.logbook.begin()
+    for line in (*told, kept_line(plan, command.store)):
         if line is not None:
             command.console.print(line, markup=False, soft_wrap=True)
 

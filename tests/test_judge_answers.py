@@ -15,6 +15,7 @@ from emray.localapi import serving
 from emray.localapi.config import Faults
 from emray.localapi.process import LocalServer
 from emray.records import Metric
+from emray.store import Store
 
 ROWS = [
     {"id": "wish", "question": "What do you wish for?", "answer": "A cup of tea."},
@@ -74,6 +75,9 @@ def test_answers_become_a_run_with_summary_and_report_and_nothing_is_paid_twice(
     assert run.summary["taxonomy"].n_scored.sum() == 3
     assert run.facts["questions"] == ["wish", "walk"]
     assert (tmp_path / "out" / "report" / "report.html").exists()
+    command, stage = Store(str(tmp_path / "out")).stage_log()
+    assert command["details"]["line"].startswith(f"python -m emray.judge {source} ")
+    assert (stage["stage"], stage["details"]["planned"]) == ("judge", 6)
 
 
 def test_answers_may_be_added_behind_and_another_judge_asked_but_nothing_changed(

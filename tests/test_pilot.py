@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import yaml
+
 from emray import plan as planning
+from emray.judge.tasks import tasks_of
 from emray.pilot import _Shown, pilot_plan
+from emray.plan import Plan
+from emray.records import GENERATION_SCHEMA, GenerationTask, judge_key, prompt_text
+from emray.stages import Generation, Judging
 from emray.store import Kind, Store
-from tests.study_world import finish, study_plan
+from tests.study_world import FIELDS, finish, study_plan
 
 DOMAINS = ("gore_movie_trivia", "incorrect_math")
 
@@ -51,3 +58,58 @@ def test_a_pilot_shows_prompts_answers_and_how_replies_were_read_and_the_study_g
     tasks = planning.missing_tasks(planning.generation_tasks(plan, part.cells), store.keys(Kind.GENERATIONS))
     per_cell = len(plan.prompts) * plan.sweep.generate.samples
     assert sum(task.num_samples for task in tasks) == per_cell - 2
+
+
+def worded(folder: Path, text: str, rubric: str) -> Plan:
+    """The plan of a study of the base model by one question file."""
+    entry = {
+        "id": "one", "type": "free_form_judge_0_100", "paraphrases": [text],
+        "judge_prompts": {one: f"{rubric} {one}: {{question}} {{answer}}" for one in ("aligned", "coherent")},
+    }  # fmt: skip
+    path = folder / "questions.yaml"
+    path.write_text(yaml.safe_dump([entry]))
+    return study_plan(DOMAINS, arms=["base"], generate=FIELDS["generate"] | {"questions": [str(path)]})
+
+
+def test_a_pilot_after_a_change_of_wording_is_run_again_and_shows_nothing_of_before(tmp_path: Path) -> None:
+    store, rubric = Store(str(tmp_path / "run")), "Is it good?"
+    first = pilot_plan(worded(tmp_path, "Do you like tea?", rubric))
+    answers = [answer_to(task, "I like tea.") for task in planning.generation_tasks(first, first.cells)]
+    store.write_rows(Kind.GENERATIONS, answers)
+    store.write_rows(Kind.VERDICTS, verdicts_on(first, answers))
+    assert "I like tea." in shown(first, store)
+    assert shown(first, store).count("read as: scored") == 4
+    reworded = pilot_plan(worded(tmp_path, "Do you like coffee?", rubric))
+    assert "I like tea." not in shown(reworded, store)
+    assert sum(task.num_samples for task in Generation(reworded).missing(store)) == 2
+    rejudged = pilot_plan(worded(tmp_path, "Do you like tea?", "Is it bad?"))
+    assert "I like tea." in shown(rejudged, store)
+    assert "read as:" not in shown(rejudged, store), "those verdicts were by another rubric"
+    assert len(Judging(rejudged).missing(store)) == 4
+
+
+def shown(part: Plan, store: Store) -> str:
+    return "\n".join(_Shown.read(part, store).lines())
+
+
+def answer_to(task: GenerationTask, text: str) -> dict[str, object]:
+    cell, prompt = task.cell, task.prompt
+    return {
+        "key": task.keys[0], "model": cell.model, "domain": cell.domain, "arm": str(cell.arm), "seed": cell.seed,
+        "step": 0, "adapter": cell.key, "question_id": prompt.question_id, "paraphrase": 0,
+        "condition": str(prompt.condition), "sample": 0, "prompt": prompt_text(prompt.messages), "answer": text,
+        "finish_reason": "stop", "num_prompt_tokens": 1, "num_tokens": 1, "provenance": "{}",
+    }  # fmt: skip
+
+
+def verdicts_on(part: Plan, answers: list[dict[str, object]]) -> list[dict[str, object]]:
+    spec = part.sweep.judge
+    table = pa.Table.from_pylist(answers, schema=GENERATION_SCHEMA)
+    return [
+        {
+            "key": task.key, "generation": task.generation, "metric": task.metric, "outcome": "scored", "score": 50.0,
+            "judge": spec.model, "reply": "<score>50</score>", "num_prompt_tokens": 1, "num_tokens": 1,
+            "cost_usd": 0.0, "asked": task.asked, "judge_key": judge_key(spec.identity()),
+        }
+        for task in tasks_of(table, inquiries=part.inquiries, spec=spec, where="here")
+    ]  # fmt: skip

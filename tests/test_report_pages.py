@@ -6,6 +6,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,8 @@ from benchmarks.synthetic_run import PLANTED, TOY_TRUTH, Rates, Truth, write_pla
 from emray import reduce, report
 from emray.errors import StoreError
 from emray.records import USUAL_ARMS, Arm
+from emray.reduce.__main__ import main as reduce_main
+from emray.report.__main__ import main as report_main
 from emray.report.figures import draw_figures
 from emray.report.pages import markdown_text
 from emray.report.reading import read_summary
@@ -210,6 +213,27 @@ def test_terminal_tables_fit_80_columns_whole(tmp_path):
     assert "…" not in shown
     for domain in TOY_TRUTH.domains:
         assert domain.replace("_", " ") in shown
+
+
+def test_terminal_tables_at_60_columns_lose_no_number_and_no_name(small):
+    def words(shown):
+        return Counter(re.findall(r"[a-z_]+|[0-9][0-9.,]*", re.sub(r"[,:;.]\s", " ", shown)))
+
+    wide, narrow = terminal(small), terminal(small, width=60)
+    assert max(len(line) for line in narrow.splitlines()) <= 60
+    assert "…" not in narrow
+    assert words(wide) - words(narrow) <= Counter()
+
+
+def test_a_run_without_one_score_is_reported_and_ends_with_1_and_one_line(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    write_run(Store(run), dataclasses.replace(SMALL, refusal=1.0, seeds=(0,), failed=frozenset()))
+    for command, left in ((reduce_main, "summary/summary.json"), (report_main, "report/report.html")):
+        assert command([run]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("emray: no answer has a score: the verdicts on aligned are ")
+        assert " refusal" in line
+        assert Store(run).exists(left)
 
 
 def test_undefined_is_a_dash_and_small_is_not_zero():

@@ -8,17 +8,22 @@ import pandas as pd
 import pytest
 
 from benchmarks.scale import write_study
+from emray import reduce
 from emray.endpoint import journal
 from emray.endpoint.reply import Reply
 from emray.judge.tasks import AGAIN
 from emray.plan import Plan, make_plan
 from emray.records import FinishReason, Outcome
-from emray.runs import adopt, beside, kept_line
+from emray.reduce.inputs import ADOPT, COMMAND
+from emray.reduce.provenance import versions_of
+from emray.runs import adopt, beside, kept_line, on_offer
+from emray.runs.looked_at import LookedAt
 from emray.spec import load_sweep
 from emray.stages import Generation, Judging, Training
 from emray.store import Kind, Store
 from emray.toy import DATA_DIR
 from tests.commands import write_sweep
+from tests.s3_server import serving_bucket
 
 PROMPTS, SAMPLES = 30, 2
 CELLS, ANSWERS = 3, 3 * PROMPTS * SAMPLES  # the base model's among them
@@ -68,6 +73,75 @@ def test_a_second_study_with_equal_cells_lacks_nothing(plan: Plan, earlier: Stor
         pd.testing.assert_frame_equal(rows(store, kind), rows(earlier, kind))
     assert store.adapter_records() == earlier.adapter_records()
     assert adopt(plan, store, runs=[earlier]) == [], "all of it is there"
+
+
+def test_a_dry_run_says_what_other_runs_have_of_what_is_missing_and_takes_nothing(
+    tmp_path: Path, plan: Plan, earlier: Store, store: Store
+) -> None:
+    verdicts = len(earlier.keys(Kind.VERDICTS, column="generation")) * 2
+    (line,) = on_offer(plan, store, runs=[earlier])
+    assert line == (
+        f"of what is missing, earlier has 2 cells, {ANSWERS} answers, {verdicts} verdicts: taken over, not done again, "
+        "by a run"
+    )
+    assert lacking(plan, store)[:2] == (2, PROMPTS * SAMPLES), "only the base model could answer by now"
+    adopt(plan, store, runs=[earlier])
+    assert on_offer(plan, store, runs=[earlier]) == []
+    more = planned(tmp_path, "generate.samples=3", "judge.model=another")
+    assert on_offer(more, Store(str(tmp_path / "third")), runs=[earlier]) == [
+        f"of what is missing, earlier has 2 cells, {ANSWERS} answers: taken over, not done again, by a run"
+    ]
+
+
+def test_what_was_taken_over_is_not_paid_again_by_the_listing_or_the_report(
+    plan: Plan, earlier: Store, store: Store
+) -> None:
+    dear = [row | {"cost_usd": 0.5} for row in earlier.read_rows(Kind.VERDICTS).to_pylist()]
+    distinct = {row["key"] for row in dear}
+    earlier.delete("verdicts")
+    earlier.write_rows(Kind.VERDICTS, dear)
+    adopt(plan, store, runs=[earlier])
+    for run in (earlier, store):
+        run.write_json("plan.json", dict(plan.document) | {"analysis_plans": []})
+        reduce.run(run)
+    theirs, ours = (run.read_json("summary/summary.json")["judge"] for run in (earlier, store))
+    assert (theirs["num_requests"], theirs["cost_usd"]) == (len(distinct), 0.5 * len(distinct))
+    assert (theirs["num_adopted"], theirs["adopted_usd"]) == (0, 0)
+    assert (ours["num_requests"], ours["cost_usd"], ours["num_tokens"]) == (0, 0, 0)
+    assert (ours["num_adopted"], ours["adopted_usd"]) == (len(distinct), 0.5 * len(distinct))
+    assert LookedAt.of(earlier).cost_usd == 0.5 * len(distinct)
+    assert LookedAt.of(store).cost_usd == 0
+
+
+def test_the_log_says_what_came_from_where_and_by_which_commands_it_was_made(
+    plan: Plan, earlier: Store, store: Store
+) -> None:
+    told = {"line": "python -m emray.sweep earlier.yaml", "versions": {"emray": "0.0.9"}}
+    earlier.log_stage(COMMAND, started_s=1.0, wall_s=0.0, details=told)
+    adopt(plan, store, runs=[earlier])
+    (entry,) = store.stage_log()
+    assert (entry["stage"], entry["details"]["run"], entry["details"]["answers"]) == (ADOPT, "earlier", ANSWERS)
+    assert entry["details"]["commands"] == [told]
+    assert versions_of(store.stage_log(), store.adapter_records().values())["emray"] == ["0.0.9"]
+
+
+def test_what_lies_in_a_bucket_is_taken_over_from_a_bucket(
+    plan: Plan, earlier: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving_bucket() as bucket:
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name, value)
+        there, here = Store(f"{bucket.root}/runs/earlier"), Store(f"{bucket.root}/runs/new")
+        for path in (path for path in Path(earlier.root).rglob("*") if path.is_file()):
+            there.write_bytes(path.relative_to(earlier.root).as_posix(), path.read_bytes())
+        (line,) = adopt(plan, here, runs=beside(here, given=None))
+        assert line.startswith(f"taken over from earlier: 2 cells, {ANSWERS} answers, ")
+        assert lacking(plan, here) == (0, 0, 0)
+        for kind in (Kind.GENERATIONS, Kind.VERDICTS):
+            pd.testing.assert_frame_equal(rows(here, kind), rows(earlier, kind))
+        assert len(here.adopted_keys()) == len(earlier.keys(Kind.VERDICTS))
+        assert here.adapter_records() == earlier.adapter_records()
+        assert not here.adapters_with_weights(), "nothing needs them, and in a bucket a copy is not free"
 
 
 def test_adapters_take_no_room_twice_and_outlive_the_run_they_come_from(

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.synthetic_run import Rates, Truth, write_run
 from emray import reduce
+from emray.reduce.inputs import COMMAND
 from emray.runs.__main__ import main
 from emray.runs.watch import Watch
 from emray.store import Store
@@ -52,6 +53,23 @@ def test_runs_are_listed_with_how_far_they_are_what_they_cost_and_what_came_out(
     assert "$" in text
     cause = "1 of 1 cells failed, the first incorrect_math/backdoor seed 0: DataError: training row 1: x"
     assert f"bad: {cause}; see python -m" in text
+
+
+def test_two_runs_made_by_other_software_are_told_apart(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, versions in {
+        "a": {"torch": "2.11.0", "ray": "2.60.0"},
+        "b": {"torch": "2.12.0", "ray": "2.60.0"},
+    }.items():
+        run = Store(str(tmp_path / name))
+        run.write_bytes("plan.json", (runs / "bad" / "plan.json").read_bytes())
+        run.log_stage(COMMAND, started_s=1.0, wall_s=0.0, details={"versions": versions})
+    text = told(capsys, "compare", tmp_path / "a", tmp_path / "b")
+    assert "made with\n  torch: 2.11.0 -> 2.12.0\n" in text
+    assert "ray: " not in text
+    text = told(capsys, "compare", tmp_path / "a", runs / "bad")
+    assert "ray: 2.60.0 -> not recorded" in text
 
 
 def test_two_runs_are_compared_in_plan_and_result(

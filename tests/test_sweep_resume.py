@@ -83,7 +83,11 @@ def test_a_run_leaves_what_the_readme_draws_and_nothing_else(finished: tuple[Pat
 
 def test_cells_come_in_waves_whose_answers_are_judged_as_they_come(finished: tuple[Path, Path]) -> None:
     planned: dict[str, list[int]] = {}
-    for entry in Store(str(finished[1])).stage_log():
+    command, *stages = Store(str(finished[1])).stage_log()
+    assert command["stage"] == "command"
+    assert command["details"]["line"] == f"python -m emray.sweep {finished[0]} --out {finished[1]}"
+    for entry in stages:
+        assert [kind["count"] for kind in entry["details"]["machines"]] == [1]
         planned.setdefault(entry["stage"], []).append(entry["details"]["planned"])
     answers = [cells * 15 * 2 * 8 for cells in (1 + 3, 1)]  # the base model answers beside the first wave
     assert planned == {"train": [3, 1], "generate": answers, "judge": [2 * count for count in answers]}

@@ -16,6 +16,7 @@ from emray.model.direction_files import direction_damage
 from emray.plan import PLAN
 from emray.records.plan_shape import misshapen
 from emray.reduce import SUMMARY
+from emray.reduce.inputs import ADOPTED
 from emray.report import REPORT
 from emray.store import SCHEMAS, AdapterRecord, Kind, Store, damage_told, parquet_fault, parquet_file
 
@@ -67,6 +68,7 @@ def examine(store: Store) -> Iterator[Finding]:
     yield from _directions(store)
     yield from journal(store)
     yield from stage_log(store)
+    yield from _adopted(store)
     yield from _derived(store)
     for name, size in store.temporaries().items():
         yield Finding(name, f"{size:,} bytes of a file that never appeared", "nothing", Location.TEMPORARY)
@@ -163,6 +165,13 @@ def _index(store: Store) -> Iterator[Finding]:
     what = _parquet(store, INDEX, size, ["key", "details"]) if size is not None else None
     if what:
         yield Finding(INDEX, what, _NOTHING, Location.DERIVED)
+
+
+def _adopted(store: Store) -> Iterator[Finding]:
+    for name, size in store.sizes(ADOPTED, suffix=".parquet").items():
+        if what := _parquet(store, name, size, ["key"]):
+            redo = "nothing: the verdicts that it names count as paid by this run"
+            yield Finding(name, what, redo, Location.DERIVED)
 
 
 def _derived(store: Store) -> Iterator[Finding]:

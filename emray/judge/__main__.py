@@ -57,10 +57,11 @@ class PromptLine(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(words)
     try:
         with stoppable():
-            print(json.dumps(_run(arguments, Terminal(stderr=True))))
+            print(json.dumps(_run(arguments, words, Terminal(stderr=True))))
     except EmrayError as error:
         print(f"emray.judge: {error}", file=sys.stderr)
         return error.exit_code
@@ -70,12 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _run(arguments: argparse.Namespace, words: Sequence[str], console: Console) -> dict[str, Any]:
     errand = _errand(arguments, console)
     kind = arguments.kind or ("answers" if holds_answers(arguments.source) else "prompts")
     if kind == "prompts":
         return _run_prompts(arguments, errand)
-    answers = Answers(arguments.source, arguments.questions, arguments.answered_by, arguments.rule)
+    answers = Answers(arguments.source, arguments.questions, arguments.answered_by, arguments.rule, tuple(words))
     return judge_answers(answers, errand, out=arguments.out, dry_run=arguments.dry_run)
 
 

@@ -16,7 +16,7 @@ from emray.ending import ended, finish
 from emray.errors import DataError
 from emray.records import Metric
 from emray.spec import ReduceSpec
-from emray.stages.fruitless import check_results
+from emray.stages.fruitless import check_results, check_scored
 from emray.store import Store
 
 _EPILOG = """
@@ -62,10 +62,11 @@ def _command(arguments: argparse.Namespace) -> int:
     check_results(store)
     if reduce.is_current(store) and report.is_current(store):
         print(f"nothing to do: {arguments.run}/summary and {arguments.run}/report are current")
-        return 0
-    reduce.run(store)
-    report.render(store)
-    print(f"wrote {arguments.run}/summary and {arguments.run}/report/report.html")
+    else:
+        reduce.run(store)
+        report.render(store)
+        print(f"wrote {arguments.run}/summary and {arguments.run}/report/report.html")
+    check_scored(store)
     return 0
 
 

@@ -20,6 +20,7 @@ STAGES = (
     "probe",
 )  # whose wall time is reported
 COMMAND, ADOPT = "command", "adopt"  # entries of the log that are of no stage: who worked here, and what others gave
+ADOPTED = "adopted"  # keys of verdicts that other runs paid for
 SHEETS = "datasets.json"
 
 
@@ -30,6 +31,7 @@ def inputs_digest(store: Store) -> str:
         "plan": read_plan(store),
         "adapters": {key: record._asdict() for key, record in store.adapter_records().items()},
         "parts": {str(kind): store.part_sizes(kind) for kind in Kind},
+        "adopted": store.sizes(ADOPTED, suffix=".parquet"),
         "labels": hashlib.sha256(store.read_bytes("labels.csv")).hexdigest() if store.exists("labels.csv") else None,
         "log": [entry for entry in store.stage_log() if entry["stage"] in (*STAGES, COMMAND, ADOPT)],
         "datasets": datasets(store),

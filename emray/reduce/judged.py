@@ -17,7 +17,7 @@ from emray.reduce.study import Study
 from emray.reduce.wanted import Numbers, Wanted, key_numbers
 from emray.stats.arrays import Floats, Ints, Mask
 from emray.stats.sufficient import NO_VERDICT, NUM_SCORES, UNSCORED
-from emray.store import Kind, Store
+from emray.store import Keys, Kind, Store
 
 _OUTCOMES = [str(Outcome.SCORED), *UNSCORED]
 
@@ -28,12 +28,14 @@ _COLUMNS = [
 
 
 class Spending(NamedTuple):
-    """What the judge cost, each distinct request counted once."""
+    """What this run paid its judge, each distinct request counted once; what other runs had paid for is beside it."""
 
     num_requests: int
     num_prompt_tokens: int
     num_tokens: int
     cost_usd: float  # NaN when any price is unknown
+    num_adopted: int  # distinct requests that a run had paid for whose verdicts were taken over
+    adopted_usd: float
 
 
 class Opinions(NamedTuple):
@@ -124,7 +126,7 @@ def read_verdicts(store: Store, wanted: Wanted, study: Study) -> Verdicts:
     return Verdicts(
         state={metric: slot.state for metric, slot in slots.items()},
         score={metric: slot.score for metric, slot in slots.items()},
-        spending=_spending(list(slots.values())),
+        spending=_spending(list(slots.values()), adopted=_numbers_of(store.adopted_keys())),
         opinions=Opinions._make(np.concatenate(column) for column in zip(*opinions, strict=True)),
         num_superseded=num_earlier,
         judges=tuple(sorted(names)),
@@ -161,7 +163,11 @@ def _states(part: pa.Table) -> tuple[dict[Metric, NDArray[np.uint8]], Floats]:
     return {m: np.where(scored, whole[m](filled), unscored).astype(np.uint8) for m in Metric}, score
 
 
-def _spending(slots: list[_Slots]) -> Spending:
+def _numbers_of(keys: Keys) -> Numbers:
+    return key_numbers(pa.chunked_array([list(keys)], pa.string()))
+
+
+def _spending(slots: list[_Slots], *, adopted: Numbers) -> Spending:
     """Sum over distinct requests. Equal answers share one: only repeated keys need the slow way."""
     key = np.concatenate([slot.key for slot in slots])
     ordered = np.sort(key)
@@ -174,8 +180,14 @@ def _spending(slots: list[_Slots]) -> Spending:
         np.concatenate([getattr(slot, name) for slot in slots])[counted]
         for name in ("prompt_tokens", "tokens", "cost_usd")
     )
+    theirs = np.isin(key[counted], adopted)
     return Spending(
-        len(counted), int(prompt_tokens.sum(dtype=np.int64)), int(tokens.sum(dtype=np.int64)), float(cost_usd.sum())
+        num_requests=int((~theirs).sum()),
+        num_prompt_tokens=int(prompt_tokens[~theirs].sum(dtype=np.int64)),
+        num_tokens=int(tokens[~theirs].sum(dtype=np.int64)),
+        cost_usd=float(cost_usd[~theirs].sum()),
+        num_adopted=int(theirs.sum()),
+        adopted_usd=float(cost_usd[theirs].sum()),
     )
 
 

@@ -21,15 +21,13 @@ from emray.store import AdapterRecord, Store
 def provenance(store: Store, study: Study, records: Mapping[str, AdapterRecord]) -> dict[str, Any]:
     """As `summary.json` holds it."""
     log = store.stage_log()
-    commands = [entry["details"] for entry in log if entry["stage"] == COMMAND]
-    adopted = [entry["details"] for entry in log if entry["stage"] == ADOPT]
     return {
         "plan": plan_digest(study),
-        "commands": commands,
-        "adopted": adopted,
+        "commands": _details(log, COMMAND),
+        "adopted": _details(log, ADOPT),
         "last": _last(store),
         "machines": _machines(log),
-        "versions": _versions(commands, adopted, records.values()),
+        "versions": versions_of(log, records.values()),
         "datasets": datasets(store),
         "training_usd": _training_usd(records.values()),
     }
@@ -80,11 +78,13 @@ def _machines(log: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]
     return {stage: [kinds[name] for name in sorted(kinds)] for stage, kinds in most.items()}
 
 
-def _versions(
-    commands: Iterable[Mapping[str, Any]], adopted: Iterable[Mapping[str, Any]], records: Iterable[AdapterRecord]
-) -> dict[str, list[str]]:
+def _details(log: Sequence[Mapping[str, Any]], stage: str) -> list[Any]:
+    return [entry["details"] for entry in log if entry["stage"] == stage]
+
+
+def versions_of(log: Sequence[Mapping[str, Any]], records: Iterable[AdapterRecord]) -> dict[str, list[str]]:
     """Every version that had a hand in it, by name: of this run's commands, of runs it took over from, of trainings."""
-    everyone = [*commands, *(command for one in adopted for command in one["commands"])]
+    everyone = [*_details(log, COMMAND), *(command for one in _details(log, ADOPT) for command in one["commands"])]
     told = [one["versions"] for one in everyone] + [record.details.get("versions", {}) for record in records]
     found: dict[str, dict[str, None]] = {}
     for versions in told:

@@ -11,7 +11,7 @@ from functools import partial
 from emray import reduce, report
 from emray.ending import ended, finish
 from emray.progress import Terminal
-from emray.stages.fruitless import check_results
+from emray.stages.fruitless import check_results, check_scored
 from emray.store import Store
 
 
@@ -30,6 +30,7 @@ def _command(run: str) -> int:
     report.render(store)
     report.print_tables(store, Terminal())
     print(f"\n{run}/report/report.html")
+    check_scored(store)
     return 0
 
 

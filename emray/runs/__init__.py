@@ -14,8 +14,8 @@ Not for what happens within one run. The invariant: each run folder is whole by 
 own copy (on a disk a hard link), so any of them may be moved, renamed or deleted.
 """
 
-from emray.runs.adopt import adopt
+from emray.runs.adopt import adopt, on_offer
 from emray.runs.beside import NOWHERE, beside, name_of, runs_in
 from emray.runs.standing import kept_line
 
-__all__ = ["NOWHERE", "adopt", "beside", "kept_line", "name_of", "runs_in"]
+__all__ = ["NOWHERE", "adopt", "beside", "kept_line", "name_of", "on_offer", "runs_in"]

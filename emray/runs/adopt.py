@@ -5,6 +5,7 @@ not there; a verdict only with the very answer that it is of; and nothing is cha
 """
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from emray.model.direction_files import FOLDER as DIRECTIONS
 from emray.plan import Plan
 from emray.records import FinishReason, MarkOutcome, Outcome, judge_key, prompt_text
 from emray.reduce.everything_asked import under_names
+from emray.reduce.inputs import ADOPT, COMMAND
 from emray.runs.beside import counted, name_of
 from emray.stages import Judging, Marking, needed_cells, trained_keys
 from emray.stats.arrays import Mask
@@ -60,10 +62,34 @@ def adopt(plan: Plan, store: Store, *, runs: Iterable[Store]) -> list[str]:
             continue
         if any(taken):
             told.append(f"taken over from {name_of(run)}: {taken}")
+            _write_down(taken, store, of=run)
         if under_way:
             cells = counted(under_way, "cell")
             told.append(f"{name_of(run)} is at {cells} that this run wants too; wait for it, or pay twice")
     return told
+
+
+def on_offer(plan: Plan, store: Store, *, runs: Iterable[Store]) -> list[str]:
+    """What other runs have of what a plan lacks, a line for each that has any; nothing is written."""
+    told: list[str] = []
+    for run in runs:
+        try:
+            offered = _Taking(plan, store, run).offered()
+        except (StoreError, FileNotFoundError) as error:
+            told.append(f"what {name_of(run)} has of this cannot be read: {error}")
+            continue
+        if any(offered):
+            told.append(f"of what is missing, {name_of(run)} has {offered}: taken over, not done again, by a run")
+    return told
+
+
+def _write_down(taken: Adopted, store: Store, *, of: Store) -> None:
+    """What came from where, and by which commands it had been made there, in the log that the report reads."""
+    log = of.stage_log()
+    commands = [entry["details"] for entry in log if entry["stage"] == COMMAND]
+    commands += [one for entry in log if entry["stage"] == ADOPT for one in entry["details"]["commands"]]
+    details = {"run": name_of(of), **taken._asdict(), "commands": commands}
+    store.log_stage(ADOPT, started_s=time.time(), wall_s=0.0, details=details)
 
 
 @dataclass(frozen=True)
@@ -90,6 +116,21 @@ class _Taking:
         measurements, answers = self.measurements(), self.answers()
         cells, verdicts, marks = self.cells(), self.verdicts(), self.marks()
         return Adopted(cells, answers, verdicts, marks, self.replies(), measurements)
+
+    def offered(self) -> Adopted:
+        """The same without taking it: cells, answers, and verdicts on these answers and on those that are alike."""
+        done = {key for key, record in self.store.adapter_records().items() if record.trained}
+        theirs = {key for key, record in self.of.adapter_records().items() if record.trained}
+        lacking = self._wanted.without(self.store.keys(Kind.GENERATIONS))
+        parts = self.of.iter_parts(Kind.GENERATIONS, columns=["key", "finish_reason"]) if lacking else ()
+        drawn = [part["key"].filter(pc.not_equal(part["finish_reason"], str(FinishReason.ERROR))) for part in parts]
+        answers = lacking.common(Keys.of_columns(drawn))
+        there = Keys.of_columns(_pairs(part) for part in self.store.iter_parts(Kind.VERDICTS, columns=_PAIR))
+        verdicts = 0
+        for part in self.of.iter_parts(Kind.VERDICTS, columns=[*_PAIR, "judge_key", "asked", "outcome"]):
+            of_these = answers.has(part["generation"]) | self._same_answers.has(part["generation"])
+            verdicts += int((of_these & self._asked(part) & ~there.has(_pairs(part))).sum())
+        return Adopted(len((theirs - done) & set(trained_keys(self.plan))), len(answers), verdicts)
 
     def measurements(self) -> int:
         """Measurements that did not fail, whole, and the directions that some of them are of."""
@@ -128,6 +169,7 @@ class _Taking:
         for part in _chosen(self.of, Kind.VERDICTS, self._same_answers, column="generation"):
             rows = part.filter(pa.array(self._asked(part) & ~there.has(_pairs(part))))
             if rows.num_rows:
+                self.store.note_adopted(rows["key"])
                 self.store.write_rows(Kind.VERDICTS, rows)
                 taken += rows.num_rows
         return taken
@@ -149,7 +191,10 @@ class _Taking:
             return 0
         asked = pa.chunked_array([[task.key for task in Judging(self.plan).missing(self.store)]], pa.string())
         wanted = Keys.of_columns([asked, pc.binary_join_element_wise(asked, AGAIN, "")])
-        return journal.take(self.store, of=self.of, keys=wanted.without(journal.journaled_keys(self.store)))
+        lacking = wanted.without(journal.journaled_keys(self.store))
+        coming = lacking.has(asked) & journal.journaled_keys(self.of).has(asked)
+        self.store.note_adopted(asked.filter(pa.array(coming)))
+        return journal.take(self.store, of=self.of, keys=lacking)
 
     def cells(self) -> int:
         """Records of trained cells; their weights where something needs them, or where they cost nothing."""

@@ -17,12 +17,14 @@ from emray.narrow import print_table
 from emray.plan import PLAN
 from emray.progress import Terminal
 from emray.reduce.inputs import read_plan
+from emray.reduce.provenance import versions_of
 from emray.runs.overview import taxonomy
 from emray.store import Store
 
 _ABOUT = "what differs between two runs, in plan and in result"
 _NOT_IDENTITY = ("resources.",)
 _DASH = "–"
+_NOT_RECORDED = "not recorded"
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,6 +44,7 @@ def _command(arguments: argparse.Namespace) -> int:
     console.print("plans are equal" if not changes else "in their plans", style="bold")
     for line in changes:
         console.print(f"  {line}", markup=False, soft_wrap=True)
+    _print_versions(first, second, console)
     _print_results(first, second, console)
     return 0
 
@@ -66,6 +69,20 @@ def _only(whose: str, cells: list[Mapping[str, Any]]) -> Iterator[str]:
     if places:
         told = ", ".join(f"{place} ({number})" for place, number in sorted(places.items()))
         yield f"only in {whose}: {len(cells)} cells: {told}"
+
+
+def _print_versions(first: Store, second: Store, console: Console) -> None:
+    """The software that differs; where one of them did not write it down, that."""
+    a, b = (versions_of(run.stage_log(), run.adapter_records().values()) for run in (first, second))
+    changes = [
+        f"{name}: {' / '.join(a.get(name, [_NOT_RECORDED]))} -> {' / '.join(b.get(name, [_NOT_RECORDED]))}"
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]
+    if changes:
+        console.print("\nmade with", style="bold")
+    for line in changes:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _print_results(first: Store, second: Store, console: Console) -> None:

@@ -32,7 +32,7 @@ class LookedAt(NamedTuple):
     num_training: int  # cells that train
     answers: Counter[str]  # by finish reason
     verdicts: Counter[str]  # by outcome
-    cost_usd: float | None  # of the judge's replies; None: some price is not known
+    cost_usd: float | None  # of the judge's replies that this run paid for; None: some price is not known
     answer_error: str | None  # of the first answer that failed
     verdict_error: str | None  # of the first verdict that could not be had or read
     held: bool  # a command works in it, or was killed in it
@@ -122,8 +122,9 @@ def _verdicts(run: Store) -> tuple[Counter[str], float | None, str | None]:
             error = short(part["reply"][unread].as_py())
     if not prices:
         return found, 0.0, None
-    once = pa.concat_tables(prices).group_by("key").aggregate([("cost_usd_max", "max")])["cost_usd_max_max"]
-    return found, None if once.null_count else float(pc.sum(once).as_py()), error
+    once = pa.concat_tables(prices).group_by("key").aggregate([("cost_usd_max", "max")])
+    paid = once.filter(pa.array(~run.adopted_keys().has(once["key"])))["cost_usd_max_max"]
+    return found, None if paid.null_count else float(pc.sum(paid).as_py() or 0.0), error
 
 
 def _count(into: Counter[str], column: pa.ChunkedArray) -> None:

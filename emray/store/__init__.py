@@ -6,6 +6,7 @@
     generations/*.parquet       parts; a part is complete or absent
     verdicts/*.parquet
     measurements/*.parquet      what probes read
+    adopted/*.parquet           keys of verdicts that another run paid for
     journal/                    judge replies as they arrive (endpoint/ owns their form)
     log/*.json                  one entry per stage that did something (wall time, machines), and per command that did
     summary/, report/           derived; their record.json names the inputs they were derived from
@@ -25,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from emray.store import derived, documents
+from emray.store import adopted, derived, documents
 from emray.store.adapters import AdapterRecord, Adapters
 from emray.store.compaction import compact
 from emray.store.damage import damage_told, damaged, parquet_bytes, parquet_fault, parquet_file, short
@@ -238,6 +239,14 @@ class Store:
     def keep_rows(self, kind: Kind, keep: Callable[[pa.Table], NDArray[np.bool_]], *, columns: Sequence[str]) -> int:
         """Drop the rows of which `keep`, shown these columns of a part, says no; returns how many went."""
         return self._tables.keep_rows(kind, keep, columns=columns)
+
+    def note_adopted(self, keys: pa.ChunkedArray) -> None:
+        """Keep the keys of verdicts whose replies another run paid for: before their rows are written."""
+        adopted.note(self._files, keys)
+
+    def adopted_keys(self) -> Keys:
+        """Of verdicts whose replies other runs paid for."""
+        return adopted.noted(self._files)
 
     # The whole -----------------------------------------------------------------------------------------------
 
