@@ -14,6 +14,7 @@ _LONG = (
     "test_localapi_server", "test_report_pages", "test_judge_options", "test_endpoint_asker", "test_endpoint_manners",
     "test_generate_transformers", "test_report_browser", "test_probes_steering", "test_disk", "test_chaos",
     "test_sweep_probes", "test_report_probes", "test_sweep_encrypted", "test_hosted_jobs", "test_toy_interventions",
+    "test_readme",
 )  # fmt: skip
 
 

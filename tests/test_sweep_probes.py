@@ -73,7 +73,7 @@ def test_every_probe_measured_and_none_failed(finished: Finished) -> None:
 
 def test_probes_leave_what_the_readme_draws(finished: Finished) -> None:
     left = {path.name for path in finished.out.iterdir() if not path.name.startswith(".")}
-    assert left == set(readme.tree()) - {"directions"}  # none was asked for
+    assert left == set(readme.tree()) - {"directions", "marks"}  # neither was asked for
 
 
 def test_a_finished_sweep_with_probes_has_nothing_to_do(finished: Finished) -> None:

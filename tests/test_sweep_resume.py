@@ -73,7 +73,7 @@ def test_a_run_leaves_what_the_readme_draws_and_nothing_else(finished: tuple[Pat
     _, out = finished
     left = {path.name for path in out.iterdir() if not path.name.startswith(".")}  # a lock is no result
     drawn = readme.tree()
-    assert left == set(drawn) - {"measurements", "directions"}  # of probes
+    assert left == set(drawn) - {"measurements", "directions", "marks"}  # of probes and quizzes
     named = set(re.findall(r"[\w.]+", drawn["summary"])) & (readme.tables() | {"summary.json"})
     assert {"summary.json", "cells.parquet", "taxonomy.csv"} == named
     assert {path.name for path in (out / "summary").iterdir()} == readme.tables() | {"summary.json", "record.json"}
