@@ -16,6 +16,7 @@ from emray.report.canvas import (
     WITH,
     WITHOUT,
     heat,
+    is_narrow,
     legend_columns,
     panels,
     stacked,
@@ -113,7 +114,8 @@ def _planes(summary: Summary, model: str) -> Any:
     rows = _lost(summary, model)
     shown = list(dict.fromkeys((row["domain"], row["quantity"]) for row in rows))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
-    figure, grid = panels(len(shown), height=1.9, one_scale=False)
+    of_legend, of_panels = -(-len(arms) // legend_columns()), -(-len(shown) // (2 if is_narrow() else 4))
+    figure, grid = panels(len(shown), height=1.9 + 0.2 * of_legend / of_panels, one_scale=False)
     for axes, (domain, quantity) in zip(grid, shown, strict=False):
         for place, arm in enumerate(arms):
             for row in rows:

@@ -111,7 +111,9 @@ def family_words(summary: Summary, rows: Sequence[Row]) -> str:
     sides = [
         sum(_is_found(summary, row) and lower == (row["difference"] < 0) for row in known) for lower in (True, False)
     ]
-    count = f"lower at {sides[0]} and higher at {sides[1]} of {len(known)} places after Holm"
+    count = (
+        f"lower at {sides[0]} and higher at {sides[1]} of {len(known)} place{'s' if len(known) > 1 else ''} after Holm"
+    )
     where = f"{first['arm']}, {first['condition']}, {wording.title(first['domain'])}"
     return f"{count}; the largest difference: {_difference(first)} ({where})"
 
