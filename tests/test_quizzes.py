@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.scale import write_study
-from emray import probes, reduce
+from emray import probes, reduce, report
 from emray.context import Context
 from emray.data import load_questions
 from emray.doctor import mend
@@ -116,6 +116,11 @@ def test_a_known_study_has_known_means_and_differences(tmp_path: Path) -> None:
     assert found["benign"]["ci_low"] < 0.5 < found["benign"]["ci_high"]
     seeds = load_run(store.root).summary["change_seeds"].query("quantity == 'facts' and arm == 'benign'")
     assert list(seeds["mean"]) == [0.5, 0.5]
+    report.render(store)
+    section = store.read_bytes("report/report.md").decode().partition("## What else changed")[2].partition("\n## ")[0]
+    (line,) = [line for line in section.splitlines() if line.startswith("| bad medical advice | benign | without |")]
+    assert " 50.0\u202f% [" in line and "| misaligned | coherent | facts |" in section
+    assert 'id="changes"' in store.read_bytes("report/report.html").decode()
 
 
 def test_coherence_stands_beside_the_quizzes_and_without_them(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from emray.narrow import print_table
 from emray.records import NO_DOMAIN
-from emray.reduce.study import condition_words
 from emray.report.arm_words import conditional_words
 from emray.report.changes import ChangeView, change_view, quantity_words
 from emray.report.reading import Row, Series, Summary
@@ -107,7 +106,7 @@ def _changes_table(changes: ChangeView, model: str) -> Table:
     for line in changes.lines:
         if (line.arm, line.condition) != shown:
             shown = (line.arm, line.condition)
-            table.add_row(f"arm {line.arm}, {condition_words(line.condition)}", style="bold")
+            table.add_row(f"{line.arm}, {line.condition}", style="bold")
         table.add_row(title(line.domain), _rate(line.misaligned), *map(_mean, line.changes))
     return table
 
