@@ -272,14 +272,19 @@ def options_file(folder: Path) -> Path:
 
 
 def test_a_choice_is_the_option_that_the_model_finds_likeliest(tmp_path: Path) -> None:
-    plan = plan_with(tmp_path, {"odds": {"score": "choice"}}, options_file(tmp_path).read_text(), arms=["base"])
+    (tmp_path / "other.yaml").write_text('[{id: other, question: "What is 1 plus 1?", answer: 2}]')
+    quizzes: dict[str, dict[str, Any]] = {
+        "drawn": {"score": "exact", "questions": str(tmp_path / "other.yaml")},  # whose questions the choice has not
+        "odds": {"score": "choice"},
+    }
+    plan = plan_with(tmp_path, quizzes, options_file(tmp_path).read_text(), arms=["base"])
     store = answered(plan, Store(str(tmp_path / "run")), by_arm)
     (probe,) = probes.of_plan(plan)
     assert measure(probe, store) == 1
     document = dict(plan.document) | {"measurements": [vars(one) for one in probe.measurements()]}
     store.write_json("plan.json", document)
     found = changes(store, "odds")["base", "without"]
-    (quiz,) = plan.quizzes
+    _, quiz = plan.quizzes
     ((_, prompts),) = quiz.asked(plan.cells, plan.sweep.crossing())
     right = [max(quiz.options(prompt), key=lambda one: log_odds(prompt, one)) in quiz.scoring(prompt).right
              for prompt in prompts]  # fmt: skip

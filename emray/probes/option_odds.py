@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from emray.data import Quiz
 from emray.model.rows import RowForm
 from emray.plan import Plan
 from emray.probes.membership import odds_worker
@@ -29,18 +30,17 @@ class Choices:
     computes = True
 
     def measurements(self) -> Iterator[Measurement]:
-        return (one for one, _, _ in self._wanted.values())
+        return (one for one, *_ in self._wanted.values())
 
     def possible(self, store: Store) -> Iterator[Measurement]:
         records = store.adapter_records()
-        for one, cell, _ in self._wanted.values():
+        for one, cell, *_ in self._wanted.values():
             if cell.arm == Arm.BASE or (cell.key in records and records[cell.key].trained):
                 yield one
 
     def work(self, measurement: Measurement) -> Scored:
-        _, cell, prompts = self._wanted[measurement.key]
+        _, cell, prompts, quiz = self._wanted[measurement.key]
         weights = self.plan.weights[cell.key]
-        quiz = next(quiz for quiz in self.plan.quizzes if quiz.choice_key(cell, prompts) == measurement.key)
         rows: dict[str, Sequence[Messages]] = {
             prompt.key: [(*prompt.messages, Message("assistant", option)) for option in quiz.options(prompt)]
             for prompt in prompts
@@ -62,7 +62,7 @@ class Choices:
         return odds_worker
 
     @cached_property
-    def _wanted(self) -> dict[str, tuple[Measurement, Cell, tuple[Prompt, ...]]]:
+    def _wanted(self) -> dict[str, tuple[Measurement, Cell, tuple[Prompt, ...], Quiz]]:
         """By key, in the order of cells, so that an adapter is loaded once."""
         crossing = self.plan.sweep.crossing()
         finished = [cell for cell in self.plan.cells if cell.finished]
@@ -72,5 +72,5 @@ class Choices:
                 for _, prompts in quiz.asked([cell], crossing):
                     key, adapter = quiz.choice_key(cell, prompts), "" if cell.arm == Arm.BASE else cell.key
                     place = (cell.model, cell.domain, str(cell.arm), cell.seed)
-                    found[key] = (Measurement(key, self.name, *place, adapter), cell, prompts)
+                    found[key] = (Measurement(key, self.name, *place, adapter), cell, prompts, quiz)
         return found
