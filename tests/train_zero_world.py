@@ -1,13 +1,14 @@
-"""One process under DeepSpeed's engine: `python -m tests.train_zero_world FOLDER STAGE-OFFLOAD-DROPOUT ...`.
+"""One process under DeepSpeed's engine: `python -m tests.train_zero_world FOLDER STAGE-OFFLOAD-DROPOUT-KL ...`.
 
 Each way of sharding is trained twice into FOLDER/<way>/: `whole` in one go; `broken`, whose second state
-cannot be written, and which a fresh engine then resumes from its first. Losses go to losses.json.
+cannot be written, and which a fresh engine then resumes from its first. Losses and KLs go to losses.json.
 """
 
 import json
 import os
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import deepspeed
@@ -15,6 +16,7 @@ import torch
 from transformers.integrations import HfDeepSpeedConfig
 
 from emray.model.rows import RowForm
+from emray.records import Course
 from emray.spec import TrainSpec
 from emray.store import Store
 from emray.train import adapter, zero
@@ -37,14 +39,14 @@ class Filling(Store):
         super().write_bytes(name, content)
 
 
-def train_one(key: str, *, spec: TrainSpec, store: Store) -> CellRun:
+def train_one(key: str, *, spec: TrainSpec, course: Course, store: Store) -> CellRun:
     settings = zero.engine_settings(spec, on_gpu=False)
     sharding = HfDeepSpeedConfig(settings) if zero.base_is_sharded(settings) else None
     base = warm_base()
     del sharding
     rows = base.rows("rows", examples={"rows": examples()}, form=RowForm.of(spec))
     (one,) = adapter.attach(base.model, spec=spec, seeds=[0]).each()
-    run = CellRun(Lesson(job(key), rows), one=one, base=base, spec=spec, token_budget=8192)
+    run = CellRun(Lesson(replace(job(key), course=course), rows), one=one, base=base, spec=spec, token_budget=8192)
     zero.train_sharded(run, settings=settings, store=store, checkpoint_every=5)
     return run
 
@@ -54,15 +56,17 @@ def main(folder: Path, ways: list[str]) -> None:
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     torch.set_num_threads(1)
     for way in ways:
-        stage, offload, dropout = way.split("-")
+        stage, offload, dropout, kl = way.split("-")
         spec = recipe(lora_dropout=float(dropout), strategy="deepspeed", zero_stage=int(stage), offload=offload)
+        course = Course(kl=float(kl))
         root = str(folder / way)
-        whole = train_one("whole", spec=spec, store=Store(root))
+        whole = train_one("whole", spec=spec, course=course, store=Store(root))
         with suppress(DiskFull):
-            train_one("broken", spec=spec, store=Filling(root))
+            train_one("broken", spec=spec, course=course, store=Filling(root))
         kept = Store(root).read_bytes("checkpoints/broken/latest").decode()
-        resumed = train_one("broken", spec=spec, store=Store(root))
-        losses = {"whole": whole.steps.tally.losses, "resumed": resumed.steps.tally.losses, "kept": kept}
+        resumed = train_one("broken", spec=spec, course=course, store=Store(root))
+        tallies = {"whole": whole.steps.tally, "resumed": resumed.steps.tally}
+        losses = {name: [tally.losses, tally.divergences] for name, tally in tallies.items()} | {"kept": kept}
         Path(root, "losses.json").write_text(json.dumps(losses))
 
 

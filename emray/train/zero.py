@@ -22,7 +22,7 @@ from emray.model.rows import RowForm
 from emray.records import TrainJob
 from emray.spec import TrainSpec
 from emray.store import Store
-from emray.train import adapter
+from emray.train import adapter, builds
 from emray.train.cell import CellRun, Lesson
 from emray.train.cost import PREFETCHED, USUAL_PASS
 from emray.train.loop import check_finite, num_trained
@@ -77,6 +77,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     spec = shared.spec
     torch.set_num_threads(shared.num_threads)
     device = ray.train.torch.get_device()
+    builds.end_abandoned(builds.build_root())
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     settings = engine_settings(spec, on_gpu=device.type == "cuda")
     # transformers loads straight into ZeRO-3's shards while this object lives
