@@ -20,6 +20,7 @@ from emray.card.__main__ import main as card
 from emray.export.__main__ import main as export
 from emray.plan import make_plan
 from emray.reduce.frames import RunFrames, load_run
+from emray.runs.__main__ import main as runs
 from emray.spec import load_sweep
 from emray.store import Store
 from emray.toy import MODEL_DIR
@@ -136,6 +137,24 @@ def test_a_run_that_is_not_reduced_is_one_line(run, tmp_path, target, capsys) ->
     shutil.copy(run / "plan.json", tmp_path / "run")
     assert export([str(tmp_path / "run"), target, "--to", str(tmp_path / "out")]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_summary_of_an_earlier_plan_is_neither_told_nor_exported_under_the_new_one(run, tmp_path, capsys) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    plan = tmp_path / "run" / "plan.json"
+    document = Store(str(run)).read_json("plan.json")
+    document["spec"]["judge"]["model"] = "never-asked"
+    Store(str(tmp_path / "run")).write_json(plan.name, document)
+    for command, more in ((card, []), (export, ["tables", "--to", str(tmp_path / "out")])):
+        assert command([str(plan.parent), *more]) == 1
+        told = capsys.readouterr()
+        assert (
+            "are of an earlier plan, not of plan.json" in told.err and len(told.err.splitlines()) == 1 and not told.out
+        )
+    assert runs(["list", str(tmp_path)]) == 0
+    assert "run: the summary and the report in" in " ".join(capsys.readouterr().out.split())
+    assert runs(["compare", str(run), str(plan.parent)]) == 0
+    assert "are of an earlier plan" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_card_says_what_the_plan_says(run, capsys) -> None:

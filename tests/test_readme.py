@@ -179,7 +179,7 @@ def test_a_command_does_what_the_page_says(command: str, clone: Path) -> None:
 def test_the_python_of_the_page_finds_what_its_remark_names(clone: Path) -> None:
     (block,) = [block for block in readme.blocks() if readme.is_python(block)]
     names = re.findall(r"\.(\w+)", block.split("#")[1].splitlines()[0])
-    assert len(names) == 5
+    assert len(names) == 6
     shown = f"{block}\nprint(len(_), [len(getattr(run, name)) for name in {names}])"
     last = block.splitlines()[-1]
     script = shown.replace(last, f"_ = {last}")

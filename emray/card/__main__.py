@@ -10,6 +10,8 @@ from functools import partial
 
 from emray.card import methods, reproducibility
 from emray.ending import ended, finish
+from emray.errors import StoreError
+from emray.reduce.provenance import of_earlier_plan
 from emray.store import Store
 
 
@@ -25,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(run: str) -> int:
     store = Store(run)
+    if other := of_earlier_plan(store):
+        raise StoreError(other)
     print(f"## Methods\n\n{methods(store)}\n\n## Reproducibility\n\n{reproducibility(store)}")
     return 0
 

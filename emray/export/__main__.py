@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from emray.ending import ended, finish
-from emray.errors import DataError
+from emray.errors import DataError, StoreError
 from emray.export import TARGETS
 from emray.reduce.frames import load_run
+from emray.reduce.provenance import of_earlier_plan
 from emray.store import Store
 
 _EPILOG = """
@@ -45,6 +46,8 @@ def _command(arguments: argparse.Namespace) -> int:
     frames, store = load_run(arguments.run), Store(arguments.run)
     if arguments.to.exists():
         raise DataError(f"{arguments.to} is there already; give --to a new folder")
+    if other := of_earlier_plan(store):
+        raise StoreError(other)
     written = TARGETS[arguments.target](frames, store, arguments.to)
     print(f"wrote {written} to {arguments.to}")
     return 0

@@ -12,8 +12,8 @@ from typing import Any
 from emray.data import inquiries
 from emray.judge.tasks import judges
 from emray.records import canonical_json, key_of
-from emray.reduce.inputs import ADOPT, COMMAND, datasets
-from emray.reduce.study import Study
+from emray.reduce.inputs import ADOPT, COMMAND, datasets, read_plan
+from emray.reduce.study import Study, load_study
 from emray.spec import Sweep
 from emray.store import AdapterRecord, Store
 
@@ -31,6 +31,22 @@ def provenance(store: Store, study: Study, records: Mapping[str, AdapterRecord])
         "datasets": datasets(store),
         "training_usd": _training_usd(records.values()),
     }
+
+
+def of_earlier_plan(store: Store) -> str | None:
+    """In one line, that the summary is not of plan.json, and what to do; None where it is, or there is none.
+
+    Raises StoreError for a folder without a plan.
+    """
+    if not store.exists("summary/summary.json"):
+        return None
+    made_of = (store.read_json("summary/summary.json").get("provenance") or {}).get("plan")
+    if made_of is None or made_of == plan_digest(load_study(read_plan(store))):
+        return None
+    return (
+        f"the summary and the report in {store.root} are of an earlier plan, not of plan.json; its sweep to the end, "
+        "or python -m emray.reduce on what is there, makes them anew"
+    )
 
 
 def _last(store: Store) -> str | None:

@@ -17,7 +17,7 @@ from emray.narrow import print_table
 from emray.plan import PLAN
 from emray.progress import Terminal
 from emray.reduce.inputs import read_plan
-from emray.reduce.provenance import versions_of
+from emray.reduce.provenance import of_earlier_plan, versions_of
 from emray.runs.overview import taxonomy
 from emray.store import Store
 
@@ -45,6 +45,8 @@ def _command(arguments: argparse.Namespace) -> int:
     for line in changes:
         console.print(f"  {line}", markup=False, soft_wrap=True)
     _print_versions(first, second, console)
+    for other in filter(None, map(of_earlier_plan, (first, second))):
+        console.print(f"note: {other}", style="yellow", markup=False, soft_wrap=True)
     _print_results(first, second, console)
     return 0
 

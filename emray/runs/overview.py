@@ -14,6 +14,7 @@ from rich.table import Table
 from emray.errors import EmrayError
 from emray.narrow import print_table
 from emray.progress import Terminal
+from emray.reduce.provenance import of_earlier_plan
 from emray.runs.beside import name_of, runs_in
 from emray.runs.looked_at import LookedAt, started_and_ended
 from emray.store import Store
@@ -38,13 +39,15 @@ def list_runs(arguments: argparse.Namespace) -> int:
     notes = []
     for run in runs_in(arguments.store):
         try:
-            standing = LookedAt.of(run)
+            standing, other = LookedAt.of(run), of_earlier_plan(run)
         except EmrayError as error:
             notes.append(f"{name_of(run)} cannot be read: {error}; look with: python -m emray.doctor {run.root}")
             continue
         table.add_row(*_row(run, standing))
         if cause := standing.first_cause:
             notes.append(f"{standing.name}: {cause}; {_next(run)}")
+        if other:
+            notes.append(f"{standing.name}: {other}")
     if not table.row_count and not notes:
         console.print(f"no runs in {arguments.store}: python -m emray.sweep makes one", markup=False)
         return 0

@@ -24,7 +24,7 @@ _LONGEST = 240  # characters of a cause
 
 def check_cells(plan: Plan, records: Mapping[str, AdapterRecord]) -> None:
     """Raises StageError when every cell that trains has failed."""
-    tried = [records[key] for key in plan.lasting if key in records]
+    tried = [records[key] for key in plan.jobs if key in plan.lasting and key in records]  # in the order of the plan
     if not plan.jobs or len(tried) < len(plan.lasting) or any(record.trained for record in tried):
         return
     cause = tried[0].details.get("error")
