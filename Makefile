@@ -51,6 +51,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: $(LOCK) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "emray needs Python 3.11 or newer")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing about 2 GB into $(VENV), some minutes without a word; an interrupted install goes on when run again"
 	$(VENV)/bin/python -m pip install --quiet torch==2.13.0
 	$(VENV)/bin/python -m pip install --quiet --no-deps -r $(LOCK)
 	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .

@@ -225,6 +225,7 @@ def _run_until_enough(command: _Command, first: Plan) -> None:
         from emray import report
 
         report.print_tables(store, console)
+        console.print(f"\npage: {store.root}/report/report.html", markup=False, soft_wrap=True)
         _tell_first_cause(store, console)
     if until not in STAGES[: STAGES.index(JUDGE)]:
         check_scored(store)

@@ -20,7 +20,11 @@ class JudgeSpec(EndpointSpec):
 
     place: ClassVar[str] = "judge"
 
-    model: str = Field("gpt-6-luna", description="as the endpoint calls it; for engine vllm a hub id or folder")
+    model: str = Field(
+        "gpt-6-luna",
+        description="as the endpoint calls it; for engine vllm a hub id or folder. Verdicts are known by it and by how "
+        "it is asked, not by base_url: a judge of your own that you changed needs another name",
+    )
     engine: Literal["openai", "vllm"] = Field(
         "openai", description="openai: an OpenAI-compatible endpoint; vllm: the sweep itself serves the model with vLLM"
     )
