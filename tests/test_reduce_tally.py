@@ -166,7 +166,7 @@ def test_compaction_changes_no_count_and_hides_no_engine(tmp_path):
     store.write_rows(Kind.GENERATIONS, rows.slice(0, 50).set_column(number, "provenance", [other]))
     store.write_rows(Kind.GENERATIONS, rows.slice(50))
     store.settle()
-    assert [len(store.part_names(kind)) for kind in Kind] == [1, 1, 0]  # and nothing measured
+    assert [len(store.part_names(kind)) for kind in Kind] == [1, 1, 0, 0]  # no quiz, nothing measured
     reduce.run(store)
     assert (store.read_bytes("summary/cells.parquet"), store.read_bytes("summary/taxonomy.csv")) == before
     assert store.read_json("summary/summary.json")["generation"]["engines"] == ["other 1", "synthetic 1"]

@@ -44,6 +44,9 @@ def load_file(path: Path, *, root: type[Root], what: str, overrides: Sequence[st
         found = root.model_validate(fields)
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error, root=root)}") from None
+    except UnicodeEncodeError:  # pydantic cannot say what it refuses
+        _refuse_what_has_no_key(fields, source=str(path), what=what)
+        raise
     _refuse_what_has_no_key(fields, source=str(path), what=what)
     return found
 
@@ -56,6 +59,9 @@ def judge_of(fields: dict[str, Any], *, overrides: Sequence[str] = ()) -> JudgeS
         return JudgeSpec.model_validate(fields)
     except ValidationError as error:
         raise SpecError(f"judge: {explain(error, root=JudgeSpec)}") from None
+    except UnicodeEncodeError:
+        _refuse_what_has_no_key(fields, source="judge", what="judge")
+        raise
 
 
 def _refuse_what_has_no_key(value: Any, *, source: str, what: str) -> None:
