@@ -39,7 +39,6 @@ def test_every_benchmark_is_run_by_make_bench_and_has_a_small_size() -> None:
     for name in (name for name in every.NAMES if name.startswith("gpu_")):
         assert f'need_gpus("benchmarks.{name}"' in programs[name]
     assert "-m benchmarks --small" in (ROOT / "Makefile").read_text()
-    assert "make bench" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_what_a_machine_lacks_is_a_row_with_its_reason_and_no_failure() -> None:
