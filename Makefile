@@ -1,8 +1,9 @@
 # make sweep: install and run the toy study.  make test: install and test.  Needs Python 3.11+, make, a C compiler.
 PYTHON ?= python3
 VENV := .venv
-# Or requirements.gpu.lock, for machines with NVIDIA GPUs.
-LOCK ?= requirements.lock
+# Or requirements.gpu.lock, for machines with NVIDIA GPUs; what was chosen once stays chosen.
+LOCK ?= $(or $(shell cat $(VENV)/.lock 2>/dev/null),requirements.lock)
+INSTALLED = $(VENV)/.installed-$(LOCK)
 RUN := HF_HUB_OFFLINE=1 $(VENV)/bin/python
 
 .PHONY: gpu install sweep test chaos soak check docs lock bench clean
@@ -45,16 +46,18 @@ docs: install
 bench: install
 	$(RUN) -m benchmarks --small
 
-install: $(VENV)/.installed
+install: $(INSTALLED)
 
 # torch first, by itself: pip then settles which build a machine gets, and nothing after it may pull another.
-$(VENV)/.installed: $(LOCK) pyproject.toml
+$(INSTALLED): $(LOCK) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "emray needs Python 3.11 or newer")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing about 2 GB into $(VENV), some minutes without a word; an interrupted install goes on when run again"
 	$(VENV)/bin/python -m pip install --quiet torch==2.13.0
 	$(VENV)/bin/python -m pip install --quiet --no-deps -r $(LOCK)
 	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	rm -f $(VENV)/.installed-*
+	echo $(LOCK) > $(VENV)/.lock
 	touch $@
 
 # Write both locks anew from pyproject.toml (needs uv).

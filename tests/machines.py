@@ -177,9 +177,9 @@ def _furnish(folder: Path) -> None:
     (folder / "passwd").write_text("\n".join([*mine, *users, ""]))
     venv = folder / f"home/{USER}/emray/.venv"
     for entry in Path(sys.prefix).iterdir():
-        if entry.name != ".installed":
+        if not entry.name.startswith(".installed"):
             (venv / entry.name).symlink_to(entry)
-    (venv / ".installed").touch()
+    (venv / ".installed-requirements.lock").touch()
     (folder / f"home/{USER}/.bashrc").write_text(BASHRC)
     (folder / "ssh" / "sshd_config").write_text(SSHD_CONFIG)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "ssh" / "host_key"], check=True)
