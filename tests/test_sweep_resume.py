@@ -47,7 +47,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     result = run(spec, "--out", out)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "gore movie trivia" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    *lines, page = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert page == f"page: {out}/report/report.html"
     return spec, out
 
 
